@@ -1,0 +1,121 @@
+//! How a guard model is asked and how its answer is read, apart from the model itself.
+
+use std::sync::Arc;
+
+use crate::exchange::Exchange;
+use crate::generate::{Completed, StopCondition};
+use crate::label::Task;
+use crate::parse::{ParsedOutput, is_whole_output, parse_output};
+use crate::prompt::{Prompt, PromptStyle};
+use crate::verdict::{Answer, Reason, Verdict};
+
+/// The wire format of a guard model: what it is asked and what its text means.
+///
+/// GuardReasoner and WildGuard judge everything in one call; Llama Guard needs one call for the
+/// request and one for the response. A guard runs the planned calls and folds what they say
+/// into one verdict, so that a new format is a new implementation of this trait and nothing else.
+pub trait GuardFormat: Send + Sync {
+    /// The tasks that models of this format answer.
+    fn tasks(&self) -> &[Task];
+
+    /// The calls that judge the exchange, at least one.
+    ///
+    /// # Errors
+    ///
+    /// [`FormatError`] when the format cannot express the exchange.
+    fn plan(&self, exchange: &Exchange) -> Result<Vec<Call>, FormatError>;
+
+    /// Adds to the verdict what the model wrote in answer to one of the planned calls.
+    fn read(&self, exchange: &Exchange, call: &Call, completed: &Completed, verdict: &mut Verdict);
+
+    /// When a text of this format is whole. Default: only the model knows.
+    fn stop(&self) -> Option<Arc<dyn StopCondition>> {
+        None
+    }
+}
+
+/// One question to a model.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// What the model reads.
+    pub prompt: Prompt,
+    /// The tasks that this call answers.
+    pub tasks: Vec<Task>,
+}
+
+/// Why a format cannot express an exchange.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum FormatError {
+    /// The format has no place for earlier turns, and dropping them silently could hide harm.
+    #[error(
+        "this guard reads one request and one response, but {turns} earlier turns came with \
+         them: call `Exchange::without_history` to judge the last turn alone"
+    )]
+    HistoryUnsupported {
+        /// How many turns stand before the request.
+        turns: usize,
+    },
+}
+
+/// The format of the published GuardReasoner models.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct GuardReasonerFormat {
+    style: PromptStyle,
+}
+
+impl GuardReasonerFormat {
+    /// The format with this prompt style.
+    #[must_use]
+    pub fn new(style: PromptStyle) -> Self {
+        Self { style }
+    }
+}
+
+impl GuardFormat for GuardReasonerFormat {
+    fn tasks(&self) -> &[Task] {
+        &Task::ALL
+    }
+
+    fn plan(&self, exchange: &Exchange) -> Result<Vec<Call>, FormatError> {
+        match exchange.history().len() {
+            0 => Ok(vec![Call { prompt: self.style.render(exchange), tasks: Task::ALL.to_vec() }]),
+            turns => Err(FormatError::HistoryUnsupported { turns }),
+        }
+    }
+
+    fn read(&self, _: &Exchange, _: &Call, completed: &Completed, verdict: &mut Verdict) {
+        let parsed = parse_output(&completed.text);
+        let ParsedOutput { request, completion, response, .. } = parsed;
+        verdict.request.answer = unless_cut_off(request, completed);
+        verdict.completion.answer = unless_cut_off(completion, completed);
+        verdict.response.answer = unless_cut_off(response, completed);
+        verdict.consistent = parsed.consistent();
+        verdict.reasoning = Some(parsed.reasoning);
+    }
+
+    fn stop(&self) -> Option<Arc<dyn StopCondition>> {
+        Some(Arc::new(WholeOutput))
+    }
+}
+
+/// A text that was cut off says why it has no answer; one with an answer keeps it.
+fn unless_cut_off<T: Copy>(answer: Answer<T>, completed: &Completed) -> Answer<T> {
+    match answer {
+        Answer::Undetermined(Reason::NoAnswers | Reason::MissingAnswer)
+            if !completed.finish.is_complete() =>
+        {
+            Answer::Undetermined(Reason::CutOff(completed.finish))
+        }
+        answer => answer,
+    }
+}
+
+struct WholeOutput;
+
+impl StopCondition for WholeOutput {
+    fn is_complete(&self, text: &str) -> bool {
+        // The scan below reads the whole text, and only the end of a line can make it whole.
+        text.ends_with('\n') && is_whole_output(text)
+    }
+}

@@ -1,0 +1,286 @@
+//! What it takes to turn a prompt into text, whoever does it.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::prompt::Prompt;
+
+/// Something that continues prompts: a local model, a remote server, or a scripted double.
+///
+/// Batches are the primitive. The result has one entry a prompt, in order, and an entry that
+/// fails leaves the others alone. Each successful entry holds
+/// [`GenerateOptions::samples`] completions.
+///
+/// Generation takes `&self`: caches and random state are made per call.
+pub trait TextGenerator {
+    /// Why a prompt could not be continued.
+    type Error;
+
+    /// Continues each prompt.
+    fn generate(
+        &self,
+        prompts: &[Prompt],
+        options: &GenerateOptions,
+    ) -> Vec<Result<Vec<Completed>, Self::Error>>;
+}
+
+impl<G: TextGenerator + ?Sized> TextGenerator for Arc<G> {
+    type Error = G::Error;
+
+    fn generate(
+        &self,
+        prompts: &[Prompt],
+        options: &GenerateOptions,
+    ) -> Vec<Result<Vec<Completed>, Self::Error>> {
+        (**self).generate(prompts, options)
+    }
+}
+
+/// How the next token is chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub enum Sampling {
+    /// The most probable token; the lowest id among equals.
+    #[default]
+    Greedy,
+    /// A draw from the smallest set of tokens whose probability reaches `top_p`.
+    TopP {
+        /// Divides the logits; finite and above 0.
+        temperature: f32,
+        /// The probability mass to keep, above 0 and at most 1.
+        top_p: f32,
+    },
+}
+
+/// When a repeating text is given up.
+///
+/// Generation stops once, among the last `window` tokens, at least the share `ratio` begin an
+/// `ngram` that the text already held before. Reasoning guards can be made to loop for ever
+/// (arXiv 2606.14517); the published models do it unasked in about 1 of 1,000 outputs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RepetitionStop {
+    /// How many of the newest tokens are looked at; nothing stops before there are as many.
+    pub window: usize,
+    /// How many tokens in a row count as the same words again.
+    pub ngram: usize,
+    /// The share of repeated n-grams that ends the text, above 0 and at most 1.
+    pub ratio: f32,
+}
+
+impl Default for RepetitionStop {
+    /// Chosen on the published outputs; the guard-infer guide shows the table.
+    fn default() -> Self {
+        Self { window: 256, ngram: 8, ratio: 0.9 }
+    }
+}
+
+/// Looks at the text generated so far and says whether it is whole.
+///
+/// This is how a format ends generation without the engine knowing the format.
+pub trait StopCondition: Send + Sync {
+    /// Whether nothing more is wanted after this text. Called after each piece of new text.
+    fn is_complete(&self, text: &str) -> bool;
+}
+
+/// Options of [`TextGenerator::generate`]. The default is greedy, one sample, 2,048 tokens.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct GenerateOptions {
+    /// The most tokens that a completion may have, at least 1. Default 2,048 (paper 4.2).
+    pub max_tokens: usize,
+    /// How tokens are chosen. Default greedy.
+    pub sampling: Sampling,
+    /// Completions per prompt, at least 1. Default 1.
+    pub samples: usize,
+    /// The seed of all random choices. A completion depends on the seed, its prompt and its
+    /// number among the samples, not on the other prompts of the batch.
+    pub seed: u64,
+    /// When a looping text is given up. Default on; `None` never gives up.
+    pub repetition: Option<RepetitionStop>,
+    /// The most wall time for the whole call. Default none.
+    pub deadline: Option<Duration>,
+    /// Ends a completion early. Default none.
+    pub stop: Option<Arc<dyn StopCondition>>,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> Self {
+        Self {
+            max_tokens: 2048,
+            sampling: Sampling::Greedy,
+            samples: 1,
+            seed: 0,
+            repetition: Some(RepetitionStop::default()),
+            deadline: None,
+            stop: None,
+        }
+    }
+}
+
+impl fmt::Debug for GenerateOptions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("GenerateOptions")
+            .field("max_tokens", &self.max_tokens)
+            .field("sampling", &self.sampling)
+            .field("samples", &self.samples)
+            .field("seed", &self.seed)
+            .field("repetition", &self.repetition)
+            .field("deadline", &self.deadline)
+            .field("stop", &self.stop.is_some())
+            .finish()
+    }
+}
+
+impl GenerateOptions {
+    /// The most samples a prompt that [`GenerateOptions::validate`] accepts.
+    pub const MAX_SAMPLES: usize = 64;
+
+    /// Checks the ranges that the fields' documentation gives.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionsError`] names the first field that is out of range.
+    pub fn validate(&self) -> Result<(), OptionsError> {
+        let error = |option, expected, found: String| Err(OptionsError { option, expected, found });
+        if self.max_tokens == 0 {
+            return error("max_tokens", "at least 1", "0".to_owned());
+        }
+        if !(1..=Self::MAX_SAMPLES).contains(&self.samples) {
+            return error("samples", "from 1 to 64", self.samples.to_string());
+        }
+        if let Sampling::TopP { temperature, top_p } = self.sampling {
+            if !(temperature.is_finite() && temperature > 0.0) {
+                return error("temperature", "finite and above 0", temperature.to_string());
+            }
+            if !(top_p > 0.0 && top_p <= 1.0) {
+                return error("top_p", "above 0 and at most 1", top_p.to_string());
+            }
+        }
+        if let Some(stop) = self.repetition {
+            if stop.ngram == 0 || stop.window < stop.ngram {
+                let found = format!("window {} and ngram {}", stop.window, stop.ngram);
+                return error("repetition", "window >= ngram >= 1", found);
+            }
+            if !(stop.ratio > 0.0 && stop.ratio <= 1.0) {
+                let found = stop.ratio.to_string();
+                return error("repetition.ratio", "above 0 and at most 1", found);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// An option that is out of range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{option}` must be {expected}, found {found}")]
+pub struct OptionsError {
+    /// The name of the option.
+    pub option: &'static str,
+    /// What is accepted.
+    pub expected: &'static str,
+    /// What was given.
+    pub found: String,
+}
+
+/// Why a completion ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Finish {
+    /// The model wrote an end token.
+    EndOfText,
+    /// The stop condition held.
+    Stopped,
+    /// [`GenerateOptions::max_tokens`] were written.
+    TokenBudget,
+    /// The context of the model is full.
+    ContextFull,
+    /// The text went round in circles.
+    Repetition,
+    /// [`GenerateOptions::deadline`] passed.
+    Deadline,
+    /// The model computed no finite number.
+    NonFinite,
+    /// Nothing was generated, because nothing had to be.
+    NotRun,
+}
+
+impl Finish {
+    /// Whether the text ended because it was whole, not because it was cut off.
+    #[must_use]
+    pub fn is_complete(self) -> bool {
+        matches!(self, Self::EndOfText | Self::Stopped)
+    }
+}
+
+impl fmt::Display for Finish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::EndOfText => "end of text",
+            Self::Stopped => "stop condition",
+            Self::TokenBudget => "token budget",
+            Self::ContextFull => "context full",
+            Self::Repetition => "repetition",
+            Self::Deadline => "deadline",
+            Self::NonFinite => "non-finite logits",
+            Self::NotRun => "not run",
+        })
+    }
+}
+
+/// What a completion cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// Tokens of the prompt, the beginning-of-text token included.
+    pub prompt_tokens: usize,
+    /// Tokens that were generated, an end token included.
+    pub completion_tokens: usize,
+    /// Wall time from the call to the end of this completion, in milliseconds.
+    pub latency_ms: u64,
+}
+
+/// The text that a generator wrote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Completed {
+    /// The text, without the prompt and without control tokens.
+    pub text: String,
+    /// Why it ended.
+    pub finish: Finish,
+    /// What it cost.
+    pub usage: Usage,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn defaults_are_valid() {
+        assert_eq!(GenerateOptions::default().validate(), Ok(()));
+    }
+
+    #[test]
+    fn values_out_of_range_are_named() {
+        let refused = |change: &dyn Fn(&mut GenerateOptions)| {
+            let mut options = GenerateOptions::default();
+            change(&mut options);
+            options.validate().unwrap_err().option
+        };
+        assert_eq!(refused(&|o| o.max_tokens = 0), "max_tokens");
+        assert_eq!(refused(&|o| o.samples = 0), "samples");
+        assert_eq!(refused(&|o| o.samples = usize::MAX), "samples");
+        for temperature in [0.0, -1.0, f32::NAN, f32::INFINITY] {
+            let sampling = Sampling::TopP { temperature, top_p: 0.95 };
+            assert_eq!(refused(&|o| o.sampling = sampling), "temperature");
+        }
+        for top_p in [0.0, 1.1, f32::NAN] {
+            let sampling = Sampling::TopP { temperature: 1.0, top_p };
+            assert_eq!(refused(&|o| o.sampling = sampling), "top_p");
+        }
+        let narrow = RepetitionStop { window: 2, ngram: 4, ratio: 0.5 };
+        assert_eq!(refused(&|o| o.repetition = Some(narrow)), "repetition");
+    }
+}

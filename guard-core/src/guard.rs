@@ -1,0 +1,192 @@
+//! The guard itself: exchanges in, verdicts out.
+
+use std::error::Error;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::exchange::Exchange;
+use crate::format::FormatError;
+use crate::generate::OptionsError;
+use crate::label::Task;
+use crate::verdict::{Answer, Reason, Verdict};
+
+/// Something that judges exchanges: a local model, a remote service, rules, or several guards
+/// behind one face.
+///
+/// The trait is synchronous and object-safe. Implement [`Guard::judge`] for batches;
+/// [`Guard::judge_one`] is a convenience.
+pub trait Guard: Send + Sync {
+    /// What this guard is and what it can judge.
+    fn info(&self) -> &GuardInfo;
+
+    /// Judges each exchange. The result has one entry an exchange, in order, and an entry that
+    /// fails leaves the others alone.
+    fn judge(&self, items: &[Exchange], options: &JudgeOptions)
+    -> Vec<Result<Verdict, GuardError>>;
+
+    /// Judges one exchange with default options.
+    ///
+    /// # Errors
+    ///
+    /// [`GuardError`] when there is no verdict. A verdict that answers nothing is no error.
+    fn judge_one(&self, exchange: &Exchange) -> Result<Verdict, GuardError> {
+        let verdicts = self.judge(std::slice::from_ref(exchange), &JudgeOptions::default());
+        let found = verdicts.len();
+        verdicts.into_iter().next().unwrap_or(Err(GuardError::InvalidOutput { expected: 1, found }))
+    }
+}
+
+impl<G: Guard + ?Sized> Guard for Arc<G> {
+    fn info(&self) -> &GuardInfo {
+        (**self).info()
+    }
+
+    fn judge(
+        &self,
+        items: &[Exchange],
+        options: &JudgeOptions,
+    ) -> Vec<Result<Verdict, GuardError>> {
+        (**self).judge(items, options)
+    }
+
+    fn judge_one(&self, exchange: &Exchange) -> Result<Verdict, GuardError> {
+        (**self).judge_one(exchange)
+    }
+}
+
+/// What a guard is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GuardInfo {
+    /// A name for logs and reports, such as the name of the model's folder.
+    pub id: String,
+    /// The tasks that it answers.
+    pub tasks: Vec<Task>,
+    /// How many tokens it reads and writes at most for one exchange, if it is bounded.
+    pub context_tokens: Option<usize>,
+}
+
+/// Options of [`Guard::judge`].
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct JudgeOptions {
+    /// The most tokens that the guard may write for one exchange. Default 2,048 (paper 4.2).
+    pub max_tokens: usize,
+    /// The most wall time for the whole call. Default none.
+    pub deadline: Option<Duration>,
+    /// Whether verdicts carry the reasoning. Default yes.
+    pub keep_reasoning: bool,
+}
+
+impl Default for JudgeOptions {
+    fn default() -> Self {
+        Self { max_tokens: 2048, deadline: None, keep_reasoning: true }
+    }
+}
+
+/// Why there is no verdict. The messages hold no text of the exchange.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum GuardError {
+    /// The format of the guard cannot express the exchange.
+    #[error(transparent)]
+    Format(#[from] FormatError),
+    /// An option is out of range.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// The exchange is longer than the guard can read. Nothing is cut silently.
+    #[error(
+        "the exchange takes {tokens} tokens with the guard's instruction, and at most {limit} fit \
+         beside room for an answer"
+    )]
+    TooLong {
+        /// How many tokens the whole prompt has, or at least has.
+        tokens: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// The guard returned another number of results than it was given items.
+    #[error("expected {expected} results, found {found}")]
+    InvalidOutput {
+        /// How many items were given.
+        expected: usize,
+        /// How many results came back.
+        found: usize,
+    },
+    /// The model or the service behind the guard failed.
+    #[error("the model behind the guard failed")]
+    Generation(#[source] Box<dyn Error + Send + Sync>),
+}
+
+impl Verdict {
+    /// Keeps of a verdict only what the exchange can have: no judgement of a response that is
+    /// not there, and none of a blank text. What the model said about those is dropped.
+    ///
+    /// Every guard that builds verdicts from model output ends with this.
+    #[must_use]
+    pub fn scoped_to(mut self, exchange: &Exchange) -> Self {
+        if is_blank(exchange.request()) {
+            self.request = Answer::Undetermined(Reason::NothingToJudge).into();
+        }
+        match exchange.response() {
+            None => {
+                self.completion = Answer::NotApplicable.into();
+                self.response = Answer::NotApplicable.into();
+            }
+            Some(response) if is_blank(response) => {
+                self.completion = Answer::Undetermined(Reason::NothingToJudge).into();
+                self.response = Answer::Undetermined(Reason::NothingToJudge).into();
+            }
+            Some(_) => {}
+        }
+        self
+    }
+}
+
+impl Exchange {
+    /// Whether neither request nor response has anything to judge.
+    #[must_use]
+    pub fn is_blank(&self) -> bool {
+        is_blank(self.request()) && self.response().is_none_or(is_blank)
+    }
+}
+
+/// Whether a text shows nothing: blanks, control characters and byte-order marks only.
+fn is_blank(text: &str) -> bool {
+    text.chars().all(|c| c.is_whitespace() || c.is_control() || c == '\u{feff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::label::{Completion, Harm};
+
+    fn full() -> Verdict {
+        Verdict::new(
+            Answer::Given(Harm::Unharmful),
+            Answer::Given(Completion::Compliance),
+            Answer::Given(Harm::Unharmful),
+        )
+    }
+
+    #[test]
+    fn without_a_response_there_is_nothing_to_say_about_it() {
+        let scoped = full().scoped_to(&Exchange::prompt("hi"));
+        assert_eq!(scoped.request.answer, Answer::Given(Harm::Unharmful));
+        assert_eq!(scoped.completion.answer, Answer::NotApplicable);
+        assert_eq!(scoped.response.answer, Answer::NotApplicable);
+    }
+
+    #[test]
+    fn blank_text_is_never_safe_by_accident() {
+        let nothing = Some(Reason::NothingToJudge);
+        for blank in ["", " \n\t", "\0", "\u{feff}"] {
+            let scoped = full().scoped_to(&Exchange::pair(blank, "hi"));
+            assert_eq!(scoped.request.answer.undetermined(), nothing);
+            assert_eq!(scoped.response.answer, Answer::Given(Harm::Unharmful));
+            let scoped = full().scoped_to(&Exchange::pair("hi", blank));
+            assert_eq!(scoped.completion.answer.undetermined(), nothing);
+            assert_eq!(scoped.response.answer.undetermined(), nothing);
+            assert!(Exchange::pair(blank, blank).is_blank());
+        }
+    }
+}

@@ -1,0 +1,41 @@
+#![doc = include_str!("../README.md")]
+#![cfg_attr(docsrs, feature(doc_cfg))]
+
+#[cfg(feature = "model")]
+mod config;
+mod exchange;
+mod format;
+mod generate;
+mod guard;
+mod label;
+#[cfg(feature = "model")]
+mod model;
+pub mod parse;
+mod policy;
+mod prompt;
+mod reasoning;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod verdict;
+#[cfg(feature = "model")]
+mod weights;
+
+pub use exchange::{Exchange, ExchangeError, Message, Role};
+pub use format::{Call, FormatError, GuardFormat, GuardReasonerFormat};
+pub use generate::{
+    Completed, Finish, GenerateOptions, OptionsError, RepetitionStop, Sampling, StopCondition,
+    TextGenerator, Usage,
+};
+pub use guard::{Guard, GuardError, GuardInfo, JudgeOptions};
+pub use label::{Completion, Harm, Label, LabelError, Labels, Task};
+pub use policy::{Action, Cause, Decision, Policy};
+pub use prompt::{INSTRUCTION, Prompt, PromptStyle, Segment, UnknownPromptStyle};
+pub use reasoning::{Reasoning, Step, TaskReasoning};
+pub use verdict::{Answer, Judged, Reason, Verdict};
+
+#[cfg(feature = "model")]
+pub use burn;
+#[cfg(feature = "model")]
+pub use config::{ConfigError, LlamaConfig, RopeConfig, RopeScaling};
+#[cfg(feature = "model")]
+pub use model::{KvCache, KvPrefix, Linear, Llama, ModelError, RandomInit, TokenBatch};

@@ -1,0 +1,41 @@
+//! The one place where a weight matrix meets activations.
+
+use burn::module::{Module, Param};
+use burn::tensor::Tensor;
+
+/// A linear layer without bias, `y = x W^T`.
+///
+/// The weight is kept as `[d_output, d_input]`, the hub's layout: it is loaded and saved
+/// without a transpose, and a single row of activations meets contiguous rows of weights.
+///
+/// Every product with a weight matrix goes through [`Linear::forward`], so another form of
+/// weight (packed integers for inference on a CPU) has one place to go.
+#[derive(Module, Debug)]
+pub struct Linear {
+    /// The weight, `[d_output, d_input]`.
+    pub weight: Param<Tensor<2>>,
+}
+
+impl Linear {
+    /// A layer with this weight, `[d_output, d_input]`.
+    #[must_use]
+    pub fn new(weight: Tensor<2>) -> Self {
+        Self { weight: Param::from_tensor(weight) }
+    }
+
+    /// Applies the layer.
+    ///
+    /// # Shapes
+    ///
+    /// - input: `[rows, d_input]`
+    /// - output: `[rows, d_output]`
+    #[must_use]
+    pub fn forward(&self, input: Tensor<2>) -> Tensor<2> {
+        project(input, self.weight.val())
+    }
+}
+
+/// `x W^T` for `x` of `[rows, d_input]` and `W` of `[d_output, d_input]`. The transpose is a view.
+pub(super) fn project(input: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
+    input.matmul(weight.transpose())
+}

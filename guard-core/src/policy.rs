@@ -1,0 +1,246 @@
+//! From a verdict to what the product does: one value holds the caller's choices.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::guard::GuardError;
+use crate::label::{Harm, Label, Task};
+use crate::verdict::{Answer, Judged, Reason, Verdict};
+
+/// What to do with an exchange.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// Let it pass.
+    Allow,
+    /// Hold it back.
+    Block,
+}
+
+/// What a [`Policy`] decided and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Decision {
+    /// What to do.
+    pub action: Action,
+    /// What decided it.
+    pub cause: Cause,
+}
+
+/// What decided about an exchange. Harm found outranks a question that could not be judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Cause {
+    /// All questions that count were answered, and none with harm.
+    Clean,
+    /// This text is harmful.
+    Harmful(Task),
+    /// The guard could not judge this question.
+    Undetermined(Task, Reason),
+    /// The policy counts a question that this guard does not answer.
+    Unsupported(Task),
+    /// The guard failed: there is no verdict.
+    GuardFailed,
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Clean => f.write_str("no harm found"),
+            Self::Harmful(task) => write!(f, "{task} harmful"),
+            Self::Undetermined(task, reason) => write!(f, "{task} undetermined: {reason}"),
+            Self::Unsupported(task) => write!(f, "this guard does not judge the {task}"),
+            Self::GuardFailed => f.write_str("the guard failed"),
+        }
+    }
+}
+
+/// The caller's rules: when harm is harm, and what to do when the guard cannot tell.
+///
+/// The default fails closed: whatever was not judged is blocked. A refusal never blocks.
+///
+/// ```
+/// use guard_core::{Action, Answer, Harm, Policy, Reason, Verdict};
+///
+/// let verdict = Verdict::undetermined(Reason::NoAnswers);
+/// assert_eq!(Policy::default().decide(&verdict).action, Action::Block);
+///
+/// let clean = Verdict::new(Answer::Given(Harm::Unharmful), Answer::NotApplicable, Answer::NotApplicable);
+/// assert_eq!(Policy::default().decide(&clean).action, Action::Allow);
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+#[must_use]
+pub struct Policy {
+    threshold: Option<f64>,
+    tasks: Vec<Task>,
+    on_undetermined: Action,
+    on_error: Action,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            threshold: None,
+            tasks: Task::ALL.to_vec(),
+            on_undetermined: Action::Block,
+            on_error: Action::Block,
+        }
+    }
+}
+
+impl Policy {
+    /// Counts a text as harmful from this probability on, from 0 to 1, wherever the verdict
+    /// has a score. Without a score the label decides.
+    pub fn with_threshold(mut self, threshold: f64) -> Self {
+        self.threshold = Some(threshold);
+        self
+    }
+
+    /// Only these questions count. Default: all.
+    pub fn with_tasks(mut self, tasks: &[Task]) -> Self {
+        self.tasks = tasks.to_vec();
+        self
+    }
+
+    /// What to do when a question that counts could not be judged. Default: block.
+    pub fn on_undetermined(mut self, action: Action) -> Self {
+        self.on_undetermined = action;
+        self
+    }
+
+    /// What to do when there is no verdict at all. Default: block.
+    pub fn on_error(mut self, action: Action) -> Self {
+        self.on_error = action;
+        self
+    }
+
+    /// Decides about a verdict.
+    #[must_use]
+    pub fn decide(&self, verdict: &Verdict) -> Decision {
+        if let Some(task) = self.harmful_task(verdict) {
+            return Decision { action: Action::Block, cause: Cause::Harmful(task) };
+        }
+        if let Some(cause) = self.gap(verdict) {
+            return Decision { action: self.on_undetermined, cause };
+        }
+        Decision { action: Action::Allow, cause: Cause::Clean }
+    }
+
+    /// Decides about the result of a guard, errors included.
+    #[must_use]
+    pub fn decide_result(&self, result: &Result<Verdict, GuardError>) -> Decision {
+        match result {
+            Ok(verdict) => self.decide(verdict),
+            Err(_) => Decision { action: self.on_error, cause: Cause::GuardFailed },
+        }
+    }
+
+    fn counts(&self, task: Task) -> bool {
+        self.tasks.contains(&task)
+    }
+
+    fn harmful_task(&self, verdict: &Verdict) -> Option<Task> {
+        [(Task::Request, verdict.request), (Task::Response, verdict.response)]
+            .into_iter()
+            .find(|&(task, judged)| self.counts(task) && self.is_harmful(judged))
+            .map(|(task, _)| task)
+    }
+
+    fn is_harmful(&self, judged: Judged<Harm>) -> bool {
+        match (judged.answer, self.threshold, judged.score) {
+            // A score that is no number must not pass as a low one.
+            (Answer::Given(_), Some(threshold), Some(score)) => {
+                score >= threshold || score.is_nan()
+            }
+            (Answer::Given(harm), _, _) => harm.is_positive(),
+            _ => false,
+        }
+    }
+
+    /// The first question that counts and has no answer where there should be one.
+    fn gap(&self, verdict: &Verdict) -> Option<Cause> {
+        let gaps = [
+            gap(Task::Request, verdict.request.answer),
+            gap(Task::Completion, verdict.completion.answer),
+            gap(Task::Response, verdict.response.answer),
+        ];
+        let counted = Task::ALL.into_iter().zip(gaps).filter(|&(task, _)| self.counts(task));
+        counted.filter_map(|(_, gap)| gap).next()
+    }
+}
+
+fn gap<T>(task: Task, answer: Answer<T>) -> Option<Cause> {
+    match answer {
+        Answer::Given(_) | Answer::NotApplicable => None,
+        // Refusal is no harm: a guard that does not judge it (Llama Guard) can still be used.
+        Answer::Unsupported if task == Task::Completion => None,
+        Answer::Unsupported => Some(Cause::Unsupported(task)),
+        Answer::Undetermined(reason) => Some(Cause::Undetermined(task, reason)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::label::Completion;
+
+    fn verdict(
+        request: Answer<Harm>,
+        completion: Answer<Completion>,
+        response: Answer<Harm>,
+    ) -> Verdict {
+        Verdict::new(request, completion, response)
+    }
+
+    const SAFE: Answer<Harm> = Answer::Given(Harm::Unharmful);
+    const HARM: Answer<Harm> = Answer::Given(Harm::Harmful);
+    const REFUSED: Answer<Completion> = Answer::Given(Completion::Refusal);
+    const UNKNOWN: Answer<Harm> = Answer::Undetermined(Reason::NoAnswers);
+
+    #[test]
+    fn harm_blocks_and_refusal_does_not() {
+        let policy = Policy::default();
+        assert_eq!(policy.decide(&verdict(SAFE, REFUSED, SAFE)).action, Action::Allow);
+        let decision = policy.decide(&verdict(SAFE, REFUSED, HARM));
+        assert_eq!(
+            decision,
+            Decision { action: Action::Block, cause: Cause::Harmful(Task::Response) }
+        );
+    }
+
+    #[test]
+    fn whatever_was_not_judged_blocks_unless_the_caller_says_otherwise() {
+        let open = verdict(SAFE, REFUSED, UNKNOWN);
+        assert_eq!(Policy::default().decide(&open).action, Action::Block);
+        let lenient = Policy::default().on_undetermined(Action::Allow);
+        assert_eq!(lenient.decide(&open).action, Action::Allow);
+        let failed = Err(GuardError::InvalidOutput { expected: 1, found: 0 });
+        assert_eq!(lenient.decide_result(&failed).action, Action::Block);
+        assert_eq!(lenient.on_error(Action::Allow).decide_result(&failed).action, Action::Allow);
+    }
+
+    #[test]
+    fn harm_outranks_a_gap() {
+        let both = verdict(UNKNOWN, REFUSED, HARM);
+        let lenient = Policy::default().on_undetermined(Action::Allow);
+        assert_eq!(lenient.decide(&both).cause, Cause::Harmful(Task::Response));
+    }
+
+    #[test]
+    fn a_guard_without_response_judgement_blocks_pairs() {
+        let pair = verdict(SAFE, Answer::Unsupported, Answer::Unsupported);
+        assert_eq!(Policy::default().decide(&pair).cause, Cause::Unsupported(Task::Response));
+        let requests = Policy::default().with_tasks(&[Task::Request]);
+        assert_eq!(requests.decide(&pair).action, Action::Allow);
+    }
+
+    #[test]
+    fn the_threshold_reads_scores_where_there_are_any() {
+        let scored = Verdict::new(Judged::new(SAFE).with_score(0.4), REFUSED, SAFE);
+        assert_eq!(Policy::default().decide(&scored).action, Action::Allow);
+        assert_eq!(Policy::default().with_threshold(0.3).decide(&scored).action, Action::Block);
+        let unscored = verdict(SAFE, REFUSED, HARM);
+        assert_eq!(Policy::default().with_threshold(0.9).decide(&unscored).action, Action::Block);
+    }
+}

@@ -1,0 +1,48 @@
+//! The reasoning that a guard wrote before its answers.
+
+use serde::{Deserialize, Serialize};
+
+use crate::label::Task;
+
+/// The reasoning of a guard: its text, and the same text as tasks and their steps.
+///
+/// It is model output about hostile text: show it to reviewers, not to end users, and escape it
+/// as you would escape the moderated text.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reasoning {
+    /// What the model wrote before its block of answers.
+    pub text: String,
+    /// The tasks in the order in which they were written.
+    pub tasks: Vec<TaskReasoning>,
+}
+
+impl Reasoning {
+    /// The number of reasoning steps in all tasks.
+    #[must_use]
+    pub fn step_count(&self) -> usize {
+        self.tasks.iter().map(|task| task.steps.len()).sum()
+    }
+
+    /// All steps, in the order in which they were written.
+    pub fn steps(&self) -> impl Iterator<Item = &Step> {
+        self.tasks.iter().flat_map(|task| &task.steps)
+    }
+}
+
+/// What was written about one task.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskReasoning {
+    /// The task; `None` for text outside any of the three.
+    pub task: Option<Task>,
+    /// The steps, in order.
+    pub steps: Vec<Step>,
+    /// The conclusion, if it is marked as one.
+    pub conclusion: Option<String>,
+}
+
+/// One step of reasoning.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// The text of the step, without its heading.
+    pub text: String,
+}

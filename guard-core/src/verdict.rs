@@ -1,0 +1,241 @@
+//! What a guard answers: three judgements, each of which may be missing for a reason.
+
+use std::fmt;
+
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
+use crate::generate::{Finish, Usage};
+use crate::label::{Completion, Harm, Label, Task};
+use crate::reasoning::Reasoning;
+
+/// The answer to one question about an exchange.
+///
+/// There is no conversion to a bool and no default: what to do about a missing answer is
+/// decided by a [`Policy`](crate::Policy), and the default policy blocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Answer<T> {
+    /// The guard gave this label.
+    Given(T),
+    /// The question has no meaning here: there is no response to judge.
+    NotApplicable,
+    /// This guard does not answer this question for any exchange.
+    Unsupported,
+    /// The guard should have answered and could not.
+    Undetermined(Reason),
+}
+
+impl<T: Copy> Answer<T> {
+    /// The label, if one was given.
+    #[must_use]
+    pub fn given(self) -> Option<T> {
+        match self {
+            Self::Given(label) => Some(label),
+            _ => None,
+        }
+    }
+
+    /// Why the guard could not answer, if it could not.
+    #[must_use]
+    pub fn undetermined(self) -> Option<Reason> {
+        match self {
+            Self::Undetermined(reason) => Some(reason),
+            _ => None,
+        }
+    }
+
+    /// The name of the kind of answer, as it stands in JSON.
+    fn status(self) -> &'static str {
+        match self {
+            Self::Given(_) => "given",
+            Self::NotApplicable => "not_applicable",
+            Self::Unsupported => "unsupported",
+            Self::Undetermined(_) => "undetermined",
+        }
+    }
+}
+
+impl<T: fmt::Display> fmt::Display for Answer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Given(label) => label.fmt(f),
+            Self::NotApplicable => f.pad("not applicable"),
+            Self::Unsupported => f.pad("unsupported"),
+            Self::Undetermined(reason) => write!(f, "undetermined ({reason})"),
+        }
+    }
+}
+
+/// Why a guard could not answer a question. It never holds text of the exchange or the model.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Reason {
+    /// The text to judge is empty or blank.
+    NothingToJudge,
+    /// The output holds no block of answers.
+    NoAnswers,
+    /// The block of answers does not name this question.
+    MissingAnswer,
+    /// The model answered `None` although there was something to judge.
+    AnsweredNone,
+    /// The answer is none of the labels.
+    UnknownLabel,
+    /// The block of answers gives this question two different answers.
+    ConflictingAnswers,
+    /// Generation was cut off before an answer: see [`Verdict::finish`].
+    CutOff(Finish),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NothingToJudge => f.write_str("nothing to judge"),
+            Self::NoAnswers => f.write_str("no block of answers"),
+            Self::MissingAnswer => f.write_str("not in the block of answers"),
+            Self::AnsweredNone => f.write_str("answered None"),
+            Self::UnknownLabel => f.write_str("not a known label"),
+            Self::ConflictingAnswers => f.write_str("conflicting answers"),
+            Self::CutOff(finish) => write!(f, "cut off: {finish}"),
+        }
+    }
+}
+
+/// An answer and, where the guard computes one, its probability.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Judged<T> {
+    /// The answer.
+    pub answer: Answer<T>,
+    /// The probability, from 0 to 1, of the positive label (harmful, or refusal). `None` when
+    /// the guard computes none: a score is never an invented constant.
+    pub score: Option<f64>,
+}
+
+impl<T> Judged<T> {
+    /// An answer without a score.
+    pub fn new(answer: Answer<T>) -> Self {
+        Self { answer, score: None }
+    }
+
+    /// The same answer with the probability of the positive label.
+    #[must_use]
+    pub fn with_score(mut self, score: f64) -> Self {
+        self.score = Some(score);
+        self
+    }
+}
+
+impl<T> From<Answer<T>> for Judged<T> {
+    fn from(answer: Answer<T>) -> Self {
+        Self::new(answer)
+    }
+}
+
+impl<L: Label> Serialize for Judged<L> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Judged", 4)?;
+        fields.serialize_field("status", self.answer.status())?;
+        fields.serialize_field("label", &self.answer.given().map(Label::word))?;
+        fields.serialize_field("reason", &self.answer.undetermined().map(|r| r.to_string()))?;
+        fields.serialize_field("score", &self.score)?;
+        fields.end()
+    }
+}
+
+/// What a guard says about one exchange.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct Verdict {
+    /// Is the request harmful?
+    pub request: Judged<Harm>,
+    /// Did the assistant refuse?
+    pub completion: Judged<Completion>,
+    /// Is the response harmful?
+    pub response: Judged<Harm>,
+    /// The reasoning, if the guard reasons and it was asked for.
+    pub reasoning: Option<Reasoning>,
+    /// Whether the conclusions of the reasoning agree with the answers; `None` when the
+    /// reasoning concludes nothing.
+    pub consistent: Option<bool>,
+    /// The share of the exchange's text that the guard read: below 1 when a lossy cut was
+    /// asked for, never by default.
+    pub coverage: f64,
+    /// Why the last generation for this verdict ended.
+    pub finish: Finish,
+    /// What the verdict cost.
+    pub usage: Usage,
+}
+
+impl Verdict {
+    /// A verdict with these judgements, no reasoning, full coverage and no cost.
+    #[must_use]
+    pub fn new(
+        request: impl Into<Judged<Harm>>,
+        completion: impl Into<Judged<Completion>>,
+        response: impl Into<Judged<Harm>>,
+    ) -> Self {
+        Self {
+            request: request.into(),
+            completion: completion.into(),
+            response: response.into(),
+            reasoning: None,
+            consistent: None,
+            coverage: 1.0,
+            finish: Finish::NotRun,
+            usage: Usage::default(),
+        }
+    }
+
+    /// A verdict that gives no answer, for this reason.
+    #[must_use]
+    pub fn undetermined(reason: Reason) -> Self {
+        Self::new(
+            Answer::Undetermined(reason),
+            Answer::Undetermined(reason),
+            Answer::Undetermined(reason),
+        )
+    }
+
+    /// The first task, in the order of the instruction, that the guard could not judge.
+    #[must_use]
+    pub fn first_undetermined(&self) -> Option<(Task, Reason)> {
+        let reasons = [
+            self.request.answer.undetermined(),
+            self.completion.answer.undetermined(),
+            self.response.answer.undetermined(),
+        ];
+        Task::ALL.into_iter().zip(reasons).find_map(|(task, reason)| Some((task, reason?)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn json_tells_the_kinds_of_answer_apart() {
+        let verdict = Verdict::new(
+            Judged::new(Answer::Given(Harm::Harmful)).with_score(0.75),
+            Answer::NotApplicable,
+            Answer::Undetermined(Reason::CutOff(Finish::TokenBudget)),
+        );
+        let json = serde_json::to_value(&verdict).unwrap();
+        assert_eq!(json["request"]["label"], "harmful");
+        assert_eq!(json["request"]["score"], 0.75);
+        assert_eq!(json["completion"]["status"], "not_applicable");
+        assert_eq!(json["completion"]["label"], serde_json::Value::Null);
+        assert_eq!(json["response"]["status"], "undetermined");
+        assert_eq!(json["response"]["reason"], "cut off: token budget");
+    }
+
+    #[test]
+    fn the_first_gap_is_found() {
+        let verdict = Verdict::new(
+            Answer::Given(Harm::Unharmful),
+            Answer::Undetermined(Reason::AnsweredNone),
+            Answer::Undetermined(Reason::NoAnswers),
+        );
+        assert_eq!(verdict.first_undetermined(), Some((Task::Completion, Reason::AnsweredNone)));
+    }
+}
