@@ -16,6 +16,8 @@ mod prompt;
 mod reasoning;
 #[cfg(feature = "testing")]
 pub mod testing;
+#[cfg(feature = "model")]
+mod tokenizer;
 mod verdict;
 #[cfg(feature = "model")]
 mod weights;
@@ -39,3 +41,10 @@ pub use burn;
 pub use config::{ConfigError, LlamaConfig, RopeConfig, RopeScaling};
 #[cfg(feature = "model")]
 pub use model::{KvCache, KvPrefix, Linear, Llama, ModelError, RandomInit, TokenBatch};
+#[cfg(feature = "model")]
+pub use tokenizer::{TextStream, Tokenizer, TokenizerError};
+#[cfg(feature = "model")]
+pub use weights::{
+    FileAccess, GgufFault, LoadOptions, LoadReport, ModelFiles, SafetensorsFault, SaveOptions,
+    ShapeMismatch, ShardIndexFault, WeightType, WeightsError,
+};

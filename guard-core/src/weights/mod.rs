@@ -1,20 +1,22 @@
-//! wip
-use std::path::{Path, PathBuf};
-/// wip
-#[derive(Debug, thiserror::Error)]
-pub enum WeightsError {
-    /// wip
-    #[error("{path}: config")]
-    Config {
-        /// p
-        path: PathBuf,
-        /// s
-        source: crate::config::ConfigError,
-    },
-    /// wip
-    #[error("{0}")]
-    Io(#[from] std::io::Error),
-}
-pub(crate) fn read_small_file(path: &Path) -> Result<String, WeightsError> {
-    Ok(std::fs::read_to_string(path)?)
-}
+//! The weights of a model: reading safetensors and GGUF, and writing the hub's folders.
+
+mod encoding;
+mod error;
+mod export;
+mod file;
+mod gguf;
+mod load;
+mod model_files;
+mod names;
+mod safetensors;
+mod store;
+
+pub use error::{
+    GgufFault, LoadReport, SafetensorsFault, ShapeMismatch, ShardIndexFault, WeightsError,
+};
+pub use export::SaveOptions;
+pub use file::FileAccess;
+pub use load::{LoadOptions, WeightType};
+pub use model_files::ModelFiles;
+
+pub(crate) use file::read_small_file;

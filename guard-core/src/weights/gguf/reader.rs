@@ -1,0 +1,303 @@
+//! The container: header, key and value pairs, and where the tensors lie.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::super::encoding::Encoding;
+use super::super::error::{GgufFault, WeightsError};
+use super::super::file::{DataFile, FileAccess};
+use super::super::names::{Rotary, from_gguf};
+use super::super::store::{StoredTensor, TensorStore};
+use super::metadata::{Metadata, Value};
+use crate::config::LlamaConfig;
+
+/// A GGUF file with everything but its weights read.
+#[derive(Debug)]
+pub(in super::super) struct GgufFile {
+    pub(in super::super) config: LlamaConfig,
+    pub(in super::super) store: TensorStore,
+    metadata: Metadata,
+}
+
+/// More tensors or keys than any file has.
+const MAX_ENTRIES: u64 = 100_000;
+
+/// The largest header that is read: vocabularies of 256,000 tokens take about 10 MB.
+const MAX_HEADER: u64 = 256 << 20;
+
+impl GgufFile {
+    pub(in super::super) fn open(path: &Path, access: FileAccess) -> Result<Self, WeightsError> {
+        let file = DataFile::open(path, access)?;
+        let fault = |fault| WeightsError::Gguf { path: path.to_owned(), fault };
+        let (metadata, mut tensors) = read_growing(&file)?.map_err(fault)?;
+        let factors = read_rope_factors(&file, &mut tensors)?;
+        let config = super::model::config(&metadata, &tensors, factors).map_err(fault)?;
+        let tensors = tensors
+            .into_iter()
+            .map(|(name, entry)| entry.into_stored(&name, &config))
+            .collect::<Result<_, _>>()
+            .map_err(fault)?;
+        Ok(Self { config, store: TensorStore { files: vec![file], tensors }, metadata })
+    }
+
+    /// The file's vocabulary as the text of a `tokenizer.json`.
+    pub(in super::super) fn tokenizer_json(&self) -> Result<String, WeightsError> {
+        let path = self.store.files[0].path().to_owned();
+        super::tokenizer::tokenizer_json(&self.metadata)
+            .map_err(|fault| WeightsError::Gguf { path, fault })
+    }
+}
+
+/// Reads the header without knowing its length: more and more of the file until it is whole.
+fn read_growing(file: &DataFile) -> Result<Result<(Metadata, Entries), GgufFault>, WeightsError> {
+    const FIRST: u64 = 4 << 20;
+    let mut length = FIRST;
+    loop {
+        let header = file.read(0..length.min(file.len()))?;
+        match read_header(&header, file.len()) {
+            Err(GgufFault::Truncated(_) | GgufFault::TooMany { .. })
+                if length < file.len().min(MAX_HEADER) =>
+            {
+                length *= 4;
+            }
+            result => return Ok(result),
+        }
+    }
+}
+
+/// A tensor as the header describes it.
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// Outermost first, as everywhere but in GGUF files.
+    pub(super) shape: Vec<usize>,
+    encoding: Encoding,
+    start: u64,
+    end: u64,
+}
+
+impl Entry {
+    fn into_stored(
+        self,
+        name: &str,
+        config: &LlamaConfig,
+    ) -> Result<(String, StoredTensor), GgufFault> {
+        let (hub, rotary) = from_gguf(name);
+        let heads = match rotary {
+            Rotary::Query => Some(config.heads),
+            Rotary::Key => Some(config.kv_heads),
+            Rotary::No => None,
+        };
+        let rows = self.shape[0];
+        if let Some(heads) = heads.filter(|heads| self.shape.len() != 2 || rows % (2 * heads) != 0)
+        {
+            return Err(GgufFault::OutOfRange {
+                what: format!("shape of `{name}`"),
+                found: format!("{:?}", self.shape),
+                expected: format!("rows in {heads} heads of even size"),
+            });
+        }
+        let tensor = StoredTensor {
+            shape: self.shape,
+            encoding: self.encoding,
+            file: 0,
+            range: self.start..self.end,
+            interleaved_heads: heads,
+        };
+        Ok((hub, tensor))
+    }
+}
+
+pub(super) type Entries = BTreeMap<String, Entry>;
+
+fn read_header(bytes: &[u8], file_len: u64) -> Result<(Metadata, Entries), GgufFault> {
+    const DEFAULT_ALIGNMENT: usize = 32;
+    let mut cursor = Cursor { bytes, at: 0 };
+    if cursor.take("its first four bytes")? != *b"GGUF" {
+        return Err(GgufFault::Magic);
+    }
+    match cursor.u32("the version")? {
+        2 | 3 => {}
+        other => return Err(GgufFault::Version(other)),
+    }
+    let tensor_count = cursor.count("tensors")?;
+    let key_count = cursor.count("keys")?;
+    let mut metadata = Metadata::default();
+    for _ in 0..key_count {
+        let key = cursor.text("a key")?;
+        let value = Value::read(&mut cursor)?;
+        if metadata.0.insert(key.clone(), value).is_some() {
+            return Err(GgufFault::Duplicate(key));
+        }
+    }
+    let described =
+        (0..tensor_count).map(|_| Described::read(&mut cursor)).collect::<Result<Vec<_>, _>>()?;
+    let alignment = metadata.size_or("general.alignment", DEFAULT_ALIGNMENT)?;
+    if !alignment.is_power_of_two() || alignment > 1 << 20 {
+        return Err(GgufFault::OutOfRange {
+            what: "`general.alignment`".to_owned(),
+            found: alignment.to_string(),
+            expected: "a power of two up to 1048576".to_owned(),
+        });
+    }
+    let data_start = (cursor.at as u64).next_multiple_of(alignment as u64);
+    let mut tensors = Entries::new();
+    for tensor in described {
+        let name = tensor.name.clone();
+        if tensors.insert(name.clone(), tensor.place(data_start, file_len)?).is_some() {
+            return Err(GgufFault::Duplicate(name));
+        }
+    }
+    Ok((metadata, tensors))
+}
+
+/// What the header says about a tensor, not yet checked against the file.
+struct Described {
+    name: String,
+    shape: Vec<usize>,
+    encoding: Encoding,
+    offset: u64,
+}
+
+impl Described {
+    fn read(cursor: &mut Cursor<'_>) -> Result<Self, GgufFault> {
+        const WHAT: &str = "a tensor";
+        let name = cursor.text(WHAT)?;
+        let dimensions = cursor.u32(WHAT)?;
+        if !(1..=4).contains(&dimensions) {
+            return Err(GgufFault::OutOfRange {
+                what: format!("dimensions of `{name}`"),
+                found: dimensions.to_string(),
+                expected: "from 1 to 4".to_owned(),
+            });
+        }
+        let mut shape = Vec::new();
+        for _ in 0..dimensions {
+            let size = cursor.u64(WHAT)?;
+            shape.push(usize::try_from(size).map_err(|_| out_of_file(&name))?);
+        }
+        shape.reverse();
+        let encoding = encoding(&name, cursor.u32(WHAT)?)?;
+        Ok(Self { name, shape, encoding, offset: cursor.u64(WHAT)? })
+    }
+
+    /// Where the tensor lies in the file, if it does.
+    fn place(self, data_start: u64, file_len: u64) -> Result<Entry, GgufFault> {
+        let columns = self.shape.last().copied().unwrap_or(0);
+        let rows = self.shape.iter().rev().skip(1).try_fold(1_usize, |a, &b| a.checked_mul(b));
+        let row_bytes = self.encoding.row_bytes(columns).ok_or_else(|| GgufFault::OutOfRange {
+            what: format!("columns of `{}`", self.name),
+            found: columns.to_string(),
+            expected: format!("a multiple of {}", self.encoding.block_len()),
+        })?;
+        let place = || {
+            let bytes = u64::try_from(rows?.checked_mul(row_bytes)?).ok()?;
+            let start = data_start.checked_add(self.offset)?;
+            let end = start.checked_add(bytes)?;
+            (bytes > 0 && end <= file_len).then_some((start, end))
+        };
+        let (start, end) = place().ok_or_else(|| out_of_file(&self.name))?;
+        Ok(Entry { shape: self.shape, encoding: self.encoding, start, end })
+    }
+}
+
+fn out_of_file(name: &str) -> GgufFault {
+    GgufFault::OutOfRange {
+        what: format!("place of `{name}`"),
+        found: "beyond the end of the file, or empty".to_owned(),
+        expected: "within the file".to_owned(),
+    }
+}
+
+fn encoding(name: &str, kind: u32) -> Result<Encoding, GgufFault> {
+    Ok(match kind {
+        0 => Encoding::F32,
+        1 => Encoding::F16,
+        2 => Encoding::Q4_0,
+        3 => Encoding::Q4_1,
+        8 => Encoding::Q8_0,
+        12 => Encoding::Q4K,
+        14 => Encoding::Q6K,
+        30 => Encoding::Bf16,
+        other => {
+            return Err(GgufFault::Type {
+                what: format!("tensor `{name}`"),
+                found: format!("ggml type {other}"),
+                expected: "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K or Q6_K",
+            });
+        }
+    })
+}
+
+/// Takes the rotary factors, which are configuration, out of the tensors.
+fn read_rope_factors(
+    file: &DataFile,
+    tensors: &mut Entries,
+) -> Result<Option<Vec<f64>>, WeightsError> {
+    let Some(entry) = tensors.remove("rope_freqs.weight") else { return Ok(None) };
+    let mut factors: Vec<f32> = Vec::new();
+    entry.encoding.decode(&file.read(entry.start..entry.end)?, &mut factors);
+    Ok(Some(factors.into_iter().map(f64::from).collect()))
+}
+
+/// Reads forward through bytes and never past their end.
+#[derive(Debug)]
+pub(super) struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl Cursor<'_> {
+    pub(super) fn remaining(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
+    pub(super) fn take<const N: usize>(
+        &mut self,
+        what: &'static str,
+    ) -> Result<[u8; N], GgufFault> {
+        let bytes = self.bytes[self.at..].first_chunk().ok_or(GgufFault::Truncated(what))?;
+        self.at += N;
+        Ok(*bytes)
+    }
+
+    pub(super) fn u32(&mut self, what: &'static str) -> Result<u32, GgufFault> {
+        self.take(what).map(u32::from_le_bytes)
+    }
+
+    pub(super) fn u64(&mut self, what: &'static str) -> Result<u64, GgufFault> {
+        self.take(what).map(u64::from_le_bytes)
+    }
+
+    pub(super) fn text(&mut self, what: &'static str) -> Result<String, GgufFault> {
+        let length = usize::try_from(self.u64(what)?).map_err(|_| GgufFault::Truncated(what))?;
+        let bytes = self.bytes[self.at..].get(..length).ok_or(GgufFault::Truncated(what))?;
+        self.at += length;
+        let text = std::str::from_utf8(bytes).map_err(|_| GgufFault::Text(what))?;
+        Ok(text.to_owned())
+    }
+
+    fn count(&mut self, what: &'static str) -> Result<u64, GgufFault> {
+        match self.u64(what)? {
+            found if found > MAX_ENTRIES => {
+                Err(GgufFault::TooMany { what, found, limit: MAX_ENTRIES })
+            }
+            count => Ok(count),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
+            let _ = read_header(&bytes, bytes.len() as u64);
+            let headed = [b"GGUF\x03\0\0\0".as_slice(), &bytes].concat();
+            let _ = read_header(&headed, headed.len() as u64);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! From stored tensors to a model on a device.
+
+use burn::tensor::{DType, Device, Tensor, TensorData};
+use half::{bf16, f16};
+
+use super::error::{LoadReport, ShapeMismatch, WeightsError};
+use super::names::{EMBEDDING, HEAD, is_derived};
+use super::store::{StoredTensor, TensorStore};
+use crate::config::LlamaConfig;
+use crate::model::{Llama, Parameters};
+
+/// The float type of a loaded model.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightType {
+    /// 32-bit floats: the fastest on CPUs, and what training keeps.
+    #[default]
+    F32,
+    /// 16-bit IEEE floats.
+    F16,
+    /// 16-bit brain floats: half the memory on GPUs that compute with them.
+    Bf16,
+}
+
+impl WeightType {
+    fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+
+    fn bytes(self) -> usize {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::Bf16 => 2,
+        }
+    }
+}
+
+/// How weights are loaded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct LoadOptions {
+    /// The float type of the model. Default 32-bit, whatever the file holds.
+    pub weight_type: WeightType,
+    /// Accepts tensors that the model has no use for. Missing tensors and tensors of another
+    /// shape are never accepted. Default no.
+    pub allow_unused: bool,
+    /// Looks for weights that are not finite and refuses them. Default no.
+    pub check_finite: bool,
+}
+
+impl LoadOptions {
+    /// The same options with another float type.
+    #[must_use]
+    pub fn with_weight_type(mut self, weight_type: WeightType) -> Self {
+        self.weight_type = weight_type;
+        self
+    }
+
+    /// The same options, accepting tensors that the model has no use for.
+    #[must_use]
+    pub fn with_unused_allowed(mut self) -> Self {
+        self.allow_unused = true;
+        self
+    }
+
+    /// The same options, refusing weights that are not finite.
+    #[must_use]
+    pub fn with_finite_check(mut self) -> Self {
+        self.check_finite = true;
+        self
+    }
+}
+
+/// Loads a model, tensor by tensor: besides the model it takes memory for one tensor at most.
+pub(super) fn load(
+    store: &TensorStore,
+    config: &LlamaConfig,
+    options: LoadOptions,
+    device: &Device,
+) -> Result<(Llama, LoadReport), WeightsError> {
+    let mut report = compare(store, config)?;
+    let faulty = !report.missing.is_empty() || !report.mismatched.is_empty();
+    if faulty || (!options.allow_unused && !report.unused.is_empty()) {
+        return Err(WeightsError::Mismatch(Box::new(report)));
+    }
+    let model = Llama::new(config, &mut StoredParameters { store, options, device })?;
+    report.loaded = survey(config).len();
+    report.bytes = config.parameter_count() * options.weight_type.bytes();
+    Ok((model, report))
+}
+
+/// What the model needs against what is stored, before anything is allocated.
+fn compare(store: &TensorStore, config: &LlamaConfig) -> Result<LoadReport, WeightsError> {
+    let needed = survey(config);
+    let mut report = LoadReport::default();
+    for (name, expected) in &needed {
+        match store.tensors.get(name) {
+            None => report.missing.push(name.clone()),
+            Some(stored) if stored.shape != *expected => report.mismatched.push(ShapeMismatch {
+                tensor: name.clone(),
+                expected: expected.clone(),
+                found: stored.shape.clone(),
+            }),
+            Some(_) => {}
+        }
+    }
+    for (name, stored) in &store.tensors {
+        let known = is_derived(name) || needed.iter().any(|(needed, _)| needed == name);
+        if !known && !is_copied_head(store, config, name, stored)? {
+            report.unused.push(name.clone());
+        }
+    }
+    Ok(report)
+}
+
+/// Whether a tensor is the head of a model with a tied head, and the same as the embedding.
+/// Some exports store both.
+fn is_copied_head(
+    store: &TensorStore,
+    config: &LlamaConfig,
+    name: &str,
+    head: &StoredTensor,
+) -> Result<bool, WeightsError> {
+    let Some(embedding) = store.tensors.get(EMBEDDING) else { return Ok(false) };
+    let alike = head.shape == embedding.shape && head.encoding == embedding.encoding;
+    if name != HEAD || !config.tied_head || !alike {
+        return Ok(false);
+    }
+    Ok(store.read::<f32>(head)? == store.read::<f32>(embedding)?)
+}
+
+/// The names and shapes of a model's parameters, found out by building one that holds nothing.
+pub(super) fn survey(config: &LlamaConfig) -> Vec<(String, Vec<usize>)> {
+    struct Survey(Vec<(String, Vec<usize>)>);
+
+    impl Parameters for Survey {
+        type Error = std::convert::Infallible;
+
+        fn take<const D: usize>(
+            &mut self,
+            name: &str,
+            shape: [usize; D],
+        ) -> Result<Tensor<D>, Self::Error> {
+            self.0.push((name.to_owned(), shape.to_vec()));
+            Ok(Tensor::zeros([1; D], &Device::default()))
+        }
+    }
+
+    let mut survey = Survey(Vec::new());
+    match Llama::new(config, &mut survey) {
+        Ok(_) => survey.0,
+        Err(never) => match never {},
+    }
+}
+
+struct StoredParameters<'a> {
+    store: &'a TensorStore,
+    options: LoadOptions,
+    device: &'a Device,
+}
+
+impl Parameters for StoredParameters<'_> {
+    type Error = WeightsError;
+
+    fn take<const D: usize>(
+        &mut self,
+        name: &str,
+        shape: [usize; D],
+    ) -> Result<Tensor<D>, WeightsError> {
+        let Some(stored) = self.store.tensors.get(name) else {
+            let missing = vec![name.to_owned()];
+            let report = LoadReport { missing, ..LoadReport::default() };
+            return Err(WeightsError::Mismatch(Box::new(report)));
+        };
+        let dtype = self.options.weight_type.dtype();
+        let data = match self.options.weight_type {
+            WeightType::F32 => self.data::<f32>(name, stored, shape)?,
+            WeightType::F16 => self.data::<f16>(name, stored, shape)?,
+            WeightType::Bf16 => self.data::<bf16>(name, stored, shape)?,
+        };
+        Ok(Tensor::from_data(data, (self.device, dtype)))
+    }
+}
+
+impl StoredParameters<'_> {
+    fn data<T>(
+        &self,
+        name: &str,
+        stored: &StoredTensor,
+        shape: impl Into<burn::tensor::Shape>,
+    ) -> Result<TensorData, WeightsError>
+    where
+        T: super::encoding::WeightFloat + burn::tensor::Element,
+    {
+        let values = self.store.read::<T>(stored)?;
+        if self.options.check_finite && !values.iter().all(|value| value.elem::<f32>().is_finite())
+        {
+            let path = self.store.path(stored).to_owned();
+            return Err(WeightsError::NotFinite { path, tensor: name.to_owned() });
+        }
+        Ok(TensorData::new(values, shape))
+    }
+}
