@@ -119,7 +119,8 @@ mod tests {
         let device = Device::default();
         let rope = Rope::new(&RopeConfig { theta: 10_000.0, scaling: RopeScaling::None }, 2);
         let x = Tensor::<4>::from_data([[[[1.0_f32, 0.0]]]], &device);
-        let turned = rope.at(&[3], [1, 1], &device).apply(x).into_data().to_vec::<f32>().unwrap();
+        let turned =
+            rope.at(&[3], [1, 1], &device).apply(x).into_data().try_to_vec::<f32>().unwrap();
         // One pair at frequency 1: after 3 positions (1, 0) stands at (cos 3, sin 3).
         assert!((turned[0] - 3.0_f32.cos()).abs() < 1e-6);
         assert!((turned[1] - 3.0_f32.sin()).abs() < 1e-6);

@@ -30,7 +30,7 @@ pub(super) fn config(
         layers: metadata.size("llama.block_count")?,
         heads,
         kv_heads: metadata.size_or("llama.attention.head_count_kv", heads)?,
-        head_dim: metadata.size_or("llama.rope.dimension_count", hidden_size / heads.max(1))?,
+        head_dim: metadata.size_or("llama.attention.key_length", hidden_size / heads.max(1))?,
         vocab_size: embedding.first().copied().unwrap_or(0),
         max_positions: metadata.size("llama.context_length")?,
         rms_norm_eps: metadata.float("llama.attention.layer_norm_rms_epsilon")?,

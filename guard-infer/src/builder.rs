@@ -1,0 +1,88 @@
+//! From a path to a guard.
+
+use std::path::PathBuf;
+
+use guard_core::{GuardReasonerFormat, LoadOptions, PromptStyle, WeightType};
+
+use crate::device::DeviceName;
+use crate::error::BuildError;
+use crate::generator::LlamaGenerator;
+use crate::reasoning_guard::ReasoningGuard;
+
+/// A guard on a local LLaMA model in the format of GuardReasoner.
+pub type LlamaGuard = ReasoningGuard<LlamaGenerator, GuardReasonerFormat>;
+
+/// Builds a guard from the files of a model.
+///
+/// ```no_run
+/// use guard_infer::{Exchange, Guard, GuardBuilder, Policy};
+///
+/// let guard = GuardBuilder::new("GuardReasoner-1B").build()?;
+/// let verdict = guard.judge_one(&Exchange::pair("How do I pick a lock?", "I can't help with that."))?;
+/// println!("{:?}", Policy::default().decide(&verdict).action);
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Clone, Debug)]
+#[must_use = "a builder does nothing until `build` is called"]
+pub struct GuardBuilder {
+    path: PathBuf,
+    device: DeviceName,
+    style: PromptStyle,
+    weight_type: WeightType,
+    max_rows: usize,
+}
+
+impl GuardBuilder {
+    /// A guard on the model in this folder, or in this `.gguf` file.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            device: DeviceName::default(),
+            style: PromptStyle::default(),
+            weight_type: WeightType::default(),
+            max_rows: LlamaGenerator::DEFAULT_ROWS,
+        }
+    }
+
+    /// Where the model runs. Default: a GPU if there is one and a backend for it, else the CPU.
+    pub fn device(mut self, device: DeviceName) -> Self {
+        self.device = device;
+        self
+    }
+
+    /// How the model is asked. Default: as the published results were made.
+    pub fn prompt_style(mut self, style: PromptStyle) -> Self {
+        self.style = style;
+        self
+    }
+
+    /// The float type of the weights. Default: 32-bit.
+    pub fn weight_type(mut self, weight_type: WeightType) -> Self {
+        self.weight_type = weight_type;
+        self
+    }
+
+    /// How many exchanges are judged side by side. Default: 16.
+    pub fn max_rows(mut self, rows: usize) -> Self {
+        self.max_rows = rows;
+        self
+    }
+
+    /// Loads the model.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] when the device cannot be used, or names the file that is at fault.
+    pub fn build(self) -> Result<LlamaGuard, BuildError> {
+        let device = self.device.open()?;
+        let options = LoadOptions::default().with_weight_type(self.weight_type);
+        let generator = LlamaGenerator::open(&self.path, options, &device)?;
+        let generator = generator.with_max_rows(self.max_rows);
+        let context = generator.model().config().max_positions;
+        let id = self.path.file_stem().map(|name| name.to_string_lossy().into_owned());
+        let format = GuardReasonerFormat::new(self.style);
+        let guard =
+            ReasoningGuard::new(id.unwrap_or_else(|| "guard".to_owned()), generator, format);
+        Ok(guard.with_context_tokens(context))
+    }
+}

@@ -1,0 +1,68 @@
+//! What can go wrong between a prompt and a text.
+
+use guard_core::{ConfigError, GuardError, ModelError, OptionsError, TokenizerError, WeightsError};
+
+use crate::device::DeviceError;
+
+/// A prompt that was not continued.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum GenerateError {
+    /// An option is out of range.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// The prompt has no token.
+    #[error("the prompt is empty")]
+    EmptyPrompt,
+    /// The prompt leaves no room for an answer. Nothing is cut silently.
+    #[error("the prompt has {tokens} tokens, at most {limit} fit into the model's context")]
+    TooLong {
+        /// How many tokens the prompt has, or at least has.
+        tokens: usize,
+        /// How many it may have.
+        limit: usize,
+    },
+    /// The tokenizer failed.
+    #[error("the prompt cannot be encoded")]
+    Tokenizer(#[source] std::sync::Arc<TokenizerError>),
+    /// The model refused the call.
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    /// The device failed.
+    #[error("the device failed: {0}")]
+    Device(String),
+}
+
+impl From<TokenizerError> for GenerateError {
+    fn from(error: TokenizerError) -> Self {
+        Self::Tokenizer(std::sync::Arc::new(error))
+    }
+}
+
+impl From<GenerateError> for GuardError {
+    fn from(error: GenerateError) -> Self {
+        match error {
+            GenerateError::TooLong { tokens, limit } => Self::TooLong { tokens, limit },
+            GenerateError::Options(error) => Self::Options(error),
+            other => Self::Generation(Box::new(other)),
+        }
+    }
+}
+
+/// A guard or generator that cannot be built.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum BuildError {
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] DeviceError),
+    /// The files of the model cannot be used.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The tokenizer cannot be used.
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+}

@@ -1,0 +1,201 @@
+//! Continuing prompts with a local model.
+
+use std::collections::BTreeSet;
+use std::fmt;
+use std::path::Path;
+use std::time::Instant;
+
+use guard_core::burn::tensor::Device;
+use guard_core::{
+    Completed, GenerateOptions, Llama, LoadOptions, ModelFiles, Prompt, TextGenerator, Tokenizer,
+    TokenizerError,
+};
+
+use crate::batch::Batch;
+use crate::error::{BuildError, GenerateError};
+
+/// Continues prompts with a LLaMA model and its tokenizer.
+///
+/// ```no_run
+/// use guard_core::{GenerateOptions, LoadOptions, Prompt, TextGenerator};
+/// use guard_infer::{DeviceName, LlamaGenerator};
+///
+/// let device = DeviceName::Auto.open()?;
+/// let generator = LlamaGenerator::open("SmolLM2-135M", LoadOptions::default(), &device)?;
+/// let results = generator.generate(&[Prompt::text("Once upon a time")], &GenerateOptions::default());
+/// for completed in results.into_iter().flatten().flatten() {
+///     println!("{} ({})", completed.text, completed.finish);
+/// }
+/// # Ok::<(), guard_infer::BuildError>(())
+/// ```
+pub struct LlamaGenerator {
+    model: Llama,
+    tokenizer: Tokenizer,
+    /// The tokens that end a text.
+    eos: BTreeSet<u32>,
+    max_rows: usize,
+}
+
+impl fmt::Debug for LlamaGenerator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LlamaGenerator")
+            .field("config", self.model.config())
+            .field("tokenizer", &self.tokenizer)
+            .field("eos", &self.eos)
+            .field("max_rows", &self.max_rows)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Control tokens that end a text whatever the configuration says: LLaMA 3's configurations name
+/// the first of them only, and models tuned in chat turns write the second.
+const END_TOKENS: [&str; 4] = ["<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "</s>"];
+
+impl LlamaGenerator {
+    /// How many texts are generated side by side unless told otherwise.
+    pub const DEFAULT_ROWS: usize = 16;
+
+    /// The most tokens that one prefill call reads, padding included: it bounds activations.
+    const MAX_PREFILL_TOKENS: usize = 8192;
+
+    /// A generator from a model and its tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenizerError::VocabularyMismatch`] when the tokenizer has tokens that the model lacks.
+    pub fn new(model: Llama, tokenizer: Tokenizer) -> Result<Self, TokenizerError> {
+        let (expected, found) = (model.config().vocab_size, tokenizer.vocab_size());
+        if found > expected {
+            return Err(TokenizerError::VocabularyMismatch { expected, found });
+        }
+        let named = END_TOKENS.iter().filter_map(|token| tokenizer.control_id(token));
+        let eos = model.config().eos.iter().copied().chain(named).collect();
+        Ok(Self { model, tokenizer, eos, max_rows: Self::DEFAULT_ROWS })
+    }
+
+    /// Loads a model folder or a `.gguf` file.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] names the file and what is wrong with it.
+    pub fn open(
+        path: impl AsRef<Path>,
+        options: LoadOptions,
+        device: &Device,
+    ) -> Result<Self, BuildError> {
+        let files = ModelFiles::open(path)?;
+        let tokenizer = files.tokenizer()?;
+        let (model, _) = files.load(options, device)?;
+        Ok(Self::new(model, tokenizer)?)
+    }
+
+    /// The same generator with at most `rows` texts side by side, at least one. More rows cost
+    /// memory and make single texts slower, and all texts together faster.
+    #[must_use]
+    pub fn with_max_rows(mut self, rows: usize) -> Self {
+        self.max_rows = rows.max(1);
+        self
+    }
+
+    /// The model.
+    #[must_use]
+    pub fn model(&self) -> &Llama {
+        &self.model
+    }
+
+    /// The tokenizer.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The tokens that end a text: those of the configuration and those that the tokenizer names.
+    #[must_use]
+    pub fn end_tokens(&self) -> &BTreeSet<u32> {
+        &self.eos
+    }
+
+    /// The longest prompt, in tokens: one place is kept for an answer.
+    #[must_use]
+    pub fn max_prompt_tokens(&self) -> usize {
+        self.model.config().max_positions - 1
+    }
+
+    fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, GenerateError> {
+        let limit = self.max_prompt_tokens();
+        let ids = self.tokenizer.encode(prompt)?;
+        match ids.len() {
+            0 => Err(GenerateError::EmptyPrompt),
+            tokens if tokens > limit => Err(GenerateError::TooLong { tokens, limit }),
+            _ => Ok(ids),
+        }
+    }
+
+    /// Prompts in groups that are generated together. Prompts of like length are put together,
+    /// so that little is computed for padding.
+    fn groups(&self, prompts: &[(usize, Vec<u32>)], samples: usize) -> Vec<Vec<usize>> {
+        let mut order: Vec<usize> = (0..prompts.len()).collect();
+        order.sort_by_key(|&index| prompts[index].1.len());
+        let mut groups: Vec<Vec<usize>> = Vec::new();
+        for index in order {
+            let width = prompts[index].1.len();
+            let fits = |group: &Vec<usize>| {
+                let rows = group.len() + 1;
+                rows * samples <= self.max_rows && rows * width <= Self::MAX_PREFILL_TOKENS
+            };
+            match groups.last_mut().filter(|group| fits(group)) {
+                Some(group) => group.push(index),
+                None => groups.push(vec![index]),
+            }
+        }
+        groups
+    }
+}
+
+impl TextGenerator for LlamaGenerator {
+    type Error = GenerateError;
+
+    fn generate(
+        &self,
+        prompts: &[Prompt],
+        options: &GenerateOptions,
+    ) -> Vec<Result<Vec<Completed>, GenerateError>> {
+        let started = Instant::now();
+        if let Err(error) = options.validate() {
+            return prompts.iter().map(|_| Err(error.clone().into())).collect();
+        }
+        let mut encoded = Vec::new();
+        let mut results = Vec::new();
+        for (index, prompt) in prompts.iter().enumerate() {
+            match self.encode(prompt) {
+                Ok(ids) => {
+                    encoded.push((index, ids));
+                    results.push(Ok(Vec::new()));
+                }
+                Err(error) => results.push(Err(error)),
+            }
+        }
+        for group in self.groups(&encoded, options.samples) {
+            let group: Vec<&(usize, Vec<u32>)> = group.into_iter().map(|i| &encoded[i]).collect();
+            let prompts: Vec<&[u32]> = group.iter().map(|(_, ids)| ids.as_slice()).collect();
+            let batch = Batch {
+                model: &self.model,
+                tokenizer: &self.tokenizer,
+                eos: &self.eos,
+                options,
+                started,
+            };
+            match batch.run(&prompts) {
+                Ok(completed) => {
+                    for ((index, _), completed) in group.iter().zip(completed) {
+                        results[*index] = Ok(completed);
+                    }
+                }
+                Err(error) => {
+                    group.iter().for_each(|(index, _)| results[*index] = Err(error.clone()))
+                }
+            }
+        }
+        results
+    }
+}

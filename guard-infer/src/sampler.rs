@@ -1,0 +1,167 @@
+//! Choosing the next token from logits.
+
+use guard_core::Sampling;
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+/// Chooses tokens for one completion.
+#[derive(Debug)]
+pub(crate) struct Sampler {
+    sampling: Sampling,
+    rng: ChaCha8Rng,
+}
+
+/// Logits of which some is not finite: the model is broken, or its input is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct NotFinite;
+
+impl Sampler {
+    /// A sampler whose draws depend on the seed, the prompt and the number of the sample only.
+    pub(crate) fn new(sampling: Sampling, seed: u64, prompt: &[u32], sample: usize) -> Self {
+        let bytes =
+            prompt.iter().flat_map(|id| id.to_le_bytes()).chain((sample as u64).to_le_bytes());
+        Self { sampling, rng: ChaCha8Rng::seed_from_u64(seed ^ fnv1a(bytes)) }
+    }
+
+    /// The next token.
+    pub(crate) fn choose(&mut self, logits: &[f32]) -> Result<u32, NotFinite> {
+        if !logits.iter().all(|logit| logit.is_finite()) {
+            return Err(NotFinite);
+        }
+        match self.sampling {
+            Sampling::TopP { temperature, top_p } => Ok(self.draw(logits, temperature, top_p)),
+            _ => Ok(argmax(logits)),
+        }
+    }
+
+    fn draw(&mut self, logits: &[f32], temperature: f32, top_p: f32) -> u32 {
+        let nucleus = nucleus(&softmax(logits, temperature), top_p);
+        let mass: f64 = nucleus.iter().map(|(_, probability)| f64::from(*probability)).sum();
+        let mut rest = self.rng.random::<f64>() * mass;
+        for (token, probability) in &nucleus {
+            rest -= f64::from(*probability);
+            if rest < 0.0 {
+                return *token;
+            }
+        }
+        nucleus.last().map_or(0, |(token, _)| *token)
+    }
+}
+
+/// The FNV-1a hash: stable across compilers, which the standard hasher does not promise.
+pub(crate) fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u64 {
+    bytes.into_iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    })
+}
+
+/// The first of the largest logits.
+fn argmax(logits: &[f32]) -> u32 {
+    let mut best = 0;
+    for (index, logit) in logits.iter().enumerate() {
+        if *logit > logits[best] {
+            best = index;
+        }
+    }
+    best as u32
+}
+
+fn softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
+    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let mut weights: Vec<f32> =
+        logits.iter().map(|logit| ((logit - largest) / temperature).exp()).collect();
+    let sum: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
+    weights.iter_mut().for_each(|weight| *weight = (f64::from(*weight) / sum) as f32);
+    weights
+}
+
+/// The most probable tokens, in falling order, as few as reach `top_p` together.
+///
+/// A vocabulary is too long to sort for every token, so longer and longer heads of it are.
+fn nucleus(probabilities: &[f32], top_p: f32) -> Vec<(u32, f32)> {
+    const FIRST: usize = 256;
+    let mut ranked: Vec<(u32, f32)> = (0..).zip(probabilities.iter().copied()).collect();
+    let falling = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    let mut head = FIRST;
+    loop {
+        let whole = head >= ranked.len();
+        let head_len = head.min(ranked.len());
+        if !whole {
+            ranked.select_nth_unstable_by(head_len, falling);
+        }
+        ranked[..head_len].sort_unstable_by(falling);
+        let mut mass = 0.0;
+        let reached = ranked[..head_len].iter().position(|(_, probability)| {
+            mass += f64::from(*probability);
+            mass >= f64::from(top_p)
+        });
+        if let Some(last) = reached {
+            ranked.truncate(last + 1);
+            return ranked;
+        }
+        if whole {
+            return ranked;
+        }
+        head *= 8;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EVEN: [f32; 4] = [0.0; 4];
+
+    fn sampler(temperature: f32, top_p: f32, seed: u64) -> Sampler {
+        Sampler::new(Sampling::TopP { temperature, top_p }, seed, &[1, 2], 0)
+    }
+
+    #[test]
+    fn greedy_takes_the_first_of_the_largest() {
+        let mut greedy = Sampler::new(Sampling::Greedy, 0, &[], 0);
+        assert_eq!(greedy.choose(&[0.0, 2.0, 2.0, -1.0]), Ok(1));
+    }
+
+    #[test]
+    fn fault_t07_logits_that_are_not_finite_choose_nothing() {
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            let mut greedy = Sampler::new(Sampling::Greedy, 0, &[], 0);
+            assert_eq!(greedy.choose(&[0.0, bad]), Err(NotFinite));
+            assert_eq!(sampler(1.0, 0.9, 0).choose(&[bad; 3]), Err(NotFinite));
+        }
+    }
+
+    #[test]
+    fn seeds_repeat_and_differ() {
+        let draws = |seed| {
+            let mut sampler = sampler(1.0, 1.0, seed);
+            (0..64).map(|_| sampler.choose(&EVEN).unwrap()).collect::<Vec<_>>()
+        };
+        assert_eq!(draws(7), draws(7));
+        assert_ne!(draws(7), draws(8));
+    }
+
+    #[test]
+    fn frequencies_follow_probabilities() {
+        // Softmax of ln 1, ln 2, ln 4 at temperature 1: 1/7, 2/7, 4/7.
+        let logits = [1.0_f32.ln(), 2.0_f32.ln(), 4.0_f32.ln()];
+        let mut sampler = sampler(1.0, 1.0, 3);
+        let mut counts = [0_usize; 3];
+        (0..7000).for_each(|_| counts[sampler.choose(&logits).unwrap() as usize] += 1);
+        for (count, expected) in counts.into_iter().zip([1000, 2000, 4000]) {
+            // Four standard deviations of a binomial draw, at most sqrt(7000 / 4) = 42 each.
+            assert!(count.abs_diff(expected) < 168, "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn the_nucleus_is_the_smallest_that_reaches_the_mass() {
+        let tokens =
+            |top_p| nucleus(&[0.1, 0.4, 0.2, 0.3], top_p).iter().map(|t| t.0).collect::<Vec<_>>();
+        assert_eq!(tokens(0.35), [1]);
+        assert_eq!(tokens(0.65), [1, 3]);
+        assert_eq!(tokens(1.0), [1, 3, 2, 0]);
+        let flat = vec![1.0 / 4096.0; 4096];
+        assert_eq!(nucleus(&flat, 0.5).len(), 2048);
+    }
+}
