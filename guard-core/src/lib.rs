@@ -7,6 +7,8 @@ mod exchange;
 mod format;
 mod generate;
 mod guard;
+#[cfg(feature = "model")]
+mod kernel;
 mod label;
 #[cfg(feature = "model")]
 mod model;

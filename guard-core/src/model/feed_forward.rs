@@ -7,6 +7,7 @@ use burn::tensor::activation::silu;
 use super::linear::Linear;
 use super::parameters::Parameters;
 use crate::config::LlamaConfig;
+use crate::kernel;
 
 #[derive(Module, Debug)]
 pub(super) struct FeedForward {
@@ -31,6 +32,12 @@ impl FeedForward {
 
     /// `[rows, hidden]` to `[rows, hidden]`.
     pub(super) fn forward(&self, x: Tensor<2>) -> Tensor<2> {
-        self.down.forward(silu(self.gate.forward(x.clone())) * self.up.forward(x))
+        let gate = self.gate.forward(x.clone());
+        let up = self.up.forward(x);
+        let gated = match kernel::swiglu(&gate, &up) {
+            Some(gated) => gated,
+            None => silu(gate) * up,
+        };
+        self.down.forward(gated)
     }
 }

@@ -3,6 +3,8 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
+use crate::kernel;
+
 /// A linear layer without bias, `y = x W^T`.
 ///
 /// The weight is kept as `[d_output, d_input]`, the hub's layout: it is loaded and saved
@@ -37,5 +39,8 @@ impl Linear {
 
 /// `x W^T` for `x` of `[rows, d_input]` and `W` of `[d_output, d_input]`. The transpose is a view.
 pub(super) fn project(input: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    input.matmul(weight.transpose())
+    match kernel::project_few(&input, &weight) {
+        Some(output) => output,
+        None => input.matmul(weight.transpose()),
+    }
 }

@@ -292,6 +292,29 @@ mod tests {
 
     use super::*;
 
+    /// The values of the gguf package of Python, for blocks that it made.
+    #[test]
+    fn every_encoding_is_decoded_as_the_reference_does() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/gguf");
+        let expected = std::fs::read(folder.join("quants.safetensors")).unwrap();
+        let expected = safetensors::SafeTensors::deserialize(&expected).unwrap();
+        let file = DataFile::open(&folder.join("quants.gguf"), FileAccess::Mapped).unwrap();
+        let (_, entries) = read_growing(&file).unwrap().unwrap();
+        assert_eq!(entries.len(), 8);
+        for (name, entry) in entries {
+            let mut found: Vec<f32> = Vec::new();
+            entry.encoding.decode(&file.read(entry.start..entry.end).unwrap(), &mut found);
+            let data = expected.tensor(&name).unwrap().data().to_vec();
+            let floats = data.chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap()));
+            let expected: Vec<f32> = floats.collect();
+            let scale = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+            assert_eq!(found.len(), expected.len(), "{name}");
+            for (found, expected) in found.iter().zip(expected) {
+                assert!((found - expected).abs() <= 1e-6 * scale, "{name}: {found} {expected}");
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {

@@ -1,0 +1,118 @@
+//! Reading every encoding, and writing folders that are read again.
+
+mod support;
+
+use std::path::Path;
+
+use guard_core::{
+    FileAccess, Llama, LlamaConfig, LoadOptions, ModelFiles, RandomInit, SaveOptions, WeightType,
+};
+use support::{MODELS, all_logits, device, difference, load, testdata};
+use tempfile::TempDir;
+
+const IDS: [u32; 6] = [5, 80, 300, 7, 7, 191];
+
+#[test]
+fn mapped_and_buffered_files_give_the_same_model() {
+    for name in MODELS {
+        let path = testdata(&format!("models/{name}"));
+        let files = ModelFiles::open_with(&path, FileAccess::Buffered).unwrap();
+        let (buffered, report) = files.load(LoadOptions::default(), &device()).unwrap();
+        assert_eq!(all_logits(&buffered, &IDS), all_logits(&load(&path), &IDS), "{name}");
+        assert_eq!(report.bytes, 4 * files.config().parameter_count());
+        assert!(report.unused.is_empty() && report.missing.is_empty());
+    }
+}
+
+#[test]
+fn half_floats_are_close_to_whole_ones() {
+    let path = testdata("models/untied-mha-llama2");
+    let exact = all_logits(&load(&path), &IDS);
+    let largest = exact.iter().fold(0.0_f32, |largest, logit| largest.max(logit.abs()));
+    // 11 bits of precision in F16 and 8 in BF16, through three layers.
+    for (weight_type, tolerance) in [(WeightType::F16, 0.01), (WeightType::Bf16, 0.08)] {
+        let options = LoadOptions::default().with_weight_type(weight_type);
+        let (model, report) = ModelFiles::open(&path).unwrap().load(options, &device()).unwrap();
+        let half = all_logits(&model, &IDS);
+        assert!(difference(&half, &exact) <= tolerance * largest, "{weight_type:?}");
+        assert_eq!(report.bytes, 2 * model.config().parameter_count());
+    }
+}
+
+fn round_trip(model: &Llama, options: SaveOptions) -> (TempDir, Llama) {
+    let folder = TempDir::new().unwrap();
+    model.save_folder(folder.path(), None, options).unwrap();
+    let again = load(folder.path());
+    (folder, again)
+}
+
+fn safetensors_files(folder: &Path) -> usize {
+    let names = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
+    names
+        .filter(|path| path.extension().is_some_and(|extension| extension == "safetensors"))
+        .count()
+}
+
+#[test]
+fn what_is_saved_is_loaded_again_exactly() {
+    for name in MODELS {
+        let model = load(testdata(&format!("models/{name}")));
+        let (_, again) = round_trip(&model, SaveOptions::default());
+        assert_eq!(again.config(), model.config(), "{name}");
+        assert_eq!(all_logits(&again, &IDS), all_logits(&model, &IDS), "{name}");
+    }
+}
+
+#[test]
+fn a_large_model_is_written_in_shards() {
+    let model = load(testdata("models/untied-mha-llama2"));
+    let (folder, again) = round_trip(&model, SaveOptions::default().with_max_shard_bytes(150_000));
+    assert!(safetensors_files(folder.path()) >= 4);
+    assert_eq!(all_logits(&again, &IDS), all_logits(&model, &IDS));
+    let left_over = std::fs::read_dir(folder.path()).unwrap();
+    assert!(left_over.into_iter().all(|entry| !entry.unwrap().path().ends_with(".tmp")));
+}
+
+#[test]
+fn a_model_keeps_its_float_type() {
+    let options = LoadOptions::default().with_weight_type(WeightType::Bf16);
+    let files = ModelFiles::open(testdata("models/untied-gqa-bf16")).unwrap();
+    let (model, _) = files.load(options, &device()).unwrap();
+    let (folder, _) = round_trip(&model, SaveOptions::default());
+    let config = std::fs::read_to_string(folder.path().join("config.json")).unwrap();
+    assert!(config.contains("bfloat16"));
+    // The file held BF16, and holds it again: the bytes of a tensor are the same.
+    let bytes = |path: &Path| {
+        let file = std::fs::read(path.join("model.safetensors")).unwrap();
+        let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+        tensors.tensor("model.layers.0.mlp.up_proj.weight").unwrap().data().to_vec()
+    };
+    assert_eq!(bytes(folder.path()), bytes(&testdata("models/untied-gqa-bf16")));
+}
+
+#[test]
+fn a_tied_head_that_is_stored_as_well_is_read() {
+    let mut config = LlamaConfig::tiny(400);
+    config.tied_head = false;
+    let untied = Llama::random(&config, RandomInit::default(), &device()).unwrap();
+    let folder = TempDir::new().unwrap();
+    untied.save_folder(folder.path(), None, SaveOptions::default()).unwrap();
+    // The head becomes the embedding, byte by byte, and the configuration says so.
+    let path = folder.path().join("model.safetensors");
+    let file = std::fs::read(&path).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let embedding = tensors.tensor("model.embed_tokens.weight").unwrap();
+    let copied = tensors.tensors().into_iter().map(|(name, view)| {
+        let view = if name == "lm_head.weight" { embedding.clone() } else { view };
+        (name, view)
+    });
+    std::fs::write(&path, safetensors::serialize(copied, None).unwrap()).unwrap();
+    let config_path = folder.path().join("config.json");
+    let json = std::fs::read_to_string(&config_path).unwrap();
+    std::fs::write(
+        &config_path,
+        json.replace("\"tie_word_embeddings\": false", "\"tie_word_embeddings\": true"),
+    )
+    .unwrap();
+    assert!(load(folder.path()).config().tied_head);
+}
