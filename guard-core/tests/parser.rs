@@ -142,7 +142,7 @@ proptest! {
 
     #[test]
     fn any_bytes_are_read(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-        parse_output(&String::from_utf8_lossy(&bytes));
+        let _ = parse_output(&String::from_utf8_lossy(&bytes));
     }
 
     /// Pieces of the format in any order: the hardest texts for a reader of lines.
@@ -150,7 +150,7 @@ proptest! {
     fn any_mixture_of_the_formats_pieces_is_read(pieces in proptest::collection::vec(0..PIECES.len(), 0..40)) {
         let text: String = pieces.into_iter().map(|piece| PIECES[piece]).collect();
         let parsed = parse_output(&text);
-        parsed.consistent();
+        let _ = parsed.consistent();
         prop_assert!(parsed.reasoning.text.len() <= text.len());
     }
 
