@@ -32,10 +32,12 @@ pub(super) fn open_sharded(
     let fault = |fault| WeightsError::ShardIndex { path: index_path.to_owned(), fault };
     let index: ShardIndex =
         serde_json::from_str(&read_small_file(index_path)?).map_err(|e| fault(e.into()))?;
-    let shards: BTreeSet<&String> = index.weight_map.values().collect();
+    let names: BTreeSet<&String> = index.weight_map.values().collect();
+    let shards = names.into_iter().map(|shard| Ok((shard, shard_path(index_path, shard)?)));
+    // No file is opened before all names are known to be harmless.
+    let shards = shards.collect::<Result<Vec<_>, _>>().map_err(fault)?;
     let mut store = TensorStore::default();
-    for shard in shards {
-        let path = shard_path(index_path, shard).map_err(fault)?;
+    for (shard, path) in shards {
         let before: BTreeSet<String> = store.tensors.keys().cloned().collect();
         add_file(&mut store, &path, access)?;
         let held = store.tensors.keys().filter(|name| !before.contains(*name));
