@@ -123,6 +123,10 @@ impl LlamaGenerator {
 
     fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, GenerateError> {
         let limit = self.max_prompt_tokens();
+        let least = self.tokenizer.least_tokens(prompt);
+        if least > limit {
+            return Err(GenerateError::TooLong { tokens: least, limit });
+        }
         let ids = self.tokenizer.encode(prompt)?;
         match ids.len() {
             0 => Err(GenerateError::EmptyPrompt),

@@ -14,11 +14,13 @@ pub use builder::{GuardBuilder, LlamaGuard};
 pub use device::{DeviceError, DeviceName, GpuBackend};
 pub use error::{BuildError, GenerateError};
 pub use generator::LlamaGenerator;
+pub use guard_core;
 pub use guard_core::{
-    Action, Answer, Cause, Completed, Completion, Decision, Exchange, ExchangeError, Finish,
-    GenerateOptions, Guard, GuardError, GuardFormat, GuardInfo, GuardReasonerFormat, Harm,
-    JudgeOptions, Judged, Label, Labels, LoadOptions, Message, Policy, Prompt, PromptStyle, Reason,
-    Reasoning, RepetitionStop, Role, Sampling, Step, StopCondition, Task, TaskReasoning,
-    TextGenerator, Usage, Verdict, WeightType,
+    Action, Answer, Call, Cause, Completed, Completion, ConfigError, Decision, Exchange,
+    ExchangeError, Finish, FormatError, GenerateOptions, Guard, GuardError, GuardFormat, GuardInfo,
+    GuardReasonerFormat, Harm, JudgeOptions, Judged, Label, LabelError, Labels, LoadOptions,
+    Message, ModelError, OptionsError, Policy, Prompt, PromptStyle, Reason, Reasoning,
+    RepetitionStop, Role, Sampling, Segment, Step, StopCondition, Task, TaskReasoning,
+    TextGenerator, TokenizerError, UnknownPromptStyle, Usage, Verdict, WeightType, WeightsError,
 };
 pub use reasoning_guard::ReasoningGuard;

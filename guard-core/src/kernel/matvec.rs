@@ -9,6 +9,10 @@ pub(super) const MAX_ROWS: usize = 4;
 /// Outputs a task computes: enough work to be worth handing to another thread.
 const OUTPUTS_PER_TASK: usize = 64;
 
+/// Rows of the matrix that are read side by side: one stream of memory alone is slow, and their
+/// sums hide the latency of an addition.
+const QUAD: usize = 4;
+
 /// `output[r][o] = sum_i input[r][i] * weight[o][i]`, all row by row.
 pub(super) fn matvec(input: &[f32], weight: &[f32], rows: usize, output: &mut [f32]) {
     let width = input.len() / rows;
@@ -44,36 +48,50 @@ impl<const ROWS: usize> WithSimd for Dots<'_, ROWS> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let width = self.input.len() / ROWS;
-        for (weight, sums) in self.weight.chunks_exact(width).zip(self.sums.chunks_exact_mut(ROWS))
+        let (quads, rest) = self.weight.split_at(self.weight.len() / (QUAD * width) * QUAD * width);
+        let (quad_sums, rest_sums) = self.sums.split_at_mut(quads.len() / width * ROWS);
+        for (weight, sums) in
+            quads.chunks_exact(QUAD * width).zip(quad_sums.chunks_exact_mut(QUAD * ROWS))
         {
-            dots::<S, ROWS>(simd, self.input, weight, sums);
+            dots::<S, QUAD, ROWS>(simd, self.input, weight, sums);
+        }
+        for (weight, sums) in rest.chunks_exact(width).zip(rest_sums.chunks_exact_mut(ROWS)) {
+            dots::<S, 1, ROWS>(simd, self.input, weight, sums);
         }
     }
 }
 
-/// One row of the matrix times each vector. Two sums a vector hide the latency of an addition.
+/// `OUTPUTS` rows of the matrix times each vector.
 #[inline(always)]
-fn dots<S: Simd, const ROWS: usize>(simd: S, input: &[f32], weight: &[f32], sums: &mut [f32]) {
-    let width = weight.len();
-    let (weights, weight_tail) = S::as_simd_f32s(weight);
-    let zero = simd.splat_f32s(0.0);
-    let mut totals = [[zero; 2]; ROWS];
-    for (row, totals) in totals.iter_mut().enumerate() {
-        let (inputs, _) = S::as_simd_f32s(&input[row * width..(row + 1) * width]);
-        let (weight_pairs, weight_last) = pulp::as_arrays::<2, _>(weights);
-        let (input_pairs, input_last) = pulp::as_arrays::<2, _>(inputs);
-        for ([w0, w1], [x0, x1]) in weight_pairs.iter().zip(input_pairs) {
-            totals[0] = simd.mul_add_f32s(*w0, *x0, totals[0]);
-            totals[1] = simd.mul_add_f32s(*w1, *x1, totals[1]);
-        }
-        for (w, x) in weight_last.iter().zip(input_last) {
-            totals[0] = simd.mul_add_f32s(*w, *x, totals[0]);
+fn dots<S: Simd, const OUTPUTS: usize, const ROWS: usize>(
+    simd: S,
+    input: &[f32],
+    weight: &[f32],
+    sums: &mut [f32],
+) {
+    let width = input.len() / ROWS;
+    let row = |values, row: usize| -> (&[S::f32s], &[f32]) {
+        let values: &[f32] = values;
+        S::as_simd_f32s(&values[row * width..(row + 1) * width])
+    };
+    let weights: [_; OUTPUTS] = std::array::from_fn(|output| row(weight, output));
+    let inputs: [_; ROWS] = std::array::from_fn(|index| row(input, index));
+    let mut totals = [[simd.splat_f32s(0.0); ROWS]; OUTPUTS];
+    for place in 0..weights[0].0.len() {
+        let values: [_; ROWS] = std::array::from_fn(|index| inputs[index].0[place]);
+        for (totals, weights) in totals.iter_mut().zip(&weights) {
+            let weight = weights.0[place];
+            for (total, value) in totals.iter_mut().zip(&values) {
+                *total = simd.mul_add_f32s(weight, *value, *total);
+            }
         }
     }
-    for (row, (sum, [first, second])) in sums.iter_mut().zip(totals).enumerate() {
-        let input_tail = &input[(row + 1) * width - weight_tail.len()..(row + 1) * width];
-        let tail: f32 = weight_tail.iter().zip(input_tail).map(|(w, x)| w * x).sum();
-        *sum = simd.reduce_sum_f32s(simd.add_f32s(first, second)) + tail;
+    for (output, totals) in totals.iter().enumerate() {
+        for (index, total) in totals.iter().enumerate() {
+            let tails = weights[output].1.iter().zip(inputs[index].1);
+            let tail: f32 = tails.map(|(weight, value)| weight * value).sum();
+            sums[output * ROWS + index] = simd.reduce_sum_f32s(*total) + tail;
+        }
     }
 }
 

@@ -23,6 +23,8 @@ pub struct Tokenizer {
     prefix: Vec<u32>,
     control: BTreeMap<String, u32>,
     control_ids: BTreeSet<u32>,
+    /// The bytes of the longest token, or more.
+    longest: usize,
     json: String,
 }
 
@@ -73,8 +75,9 @@ impl Tokenizer {
         let Loaded { tokenizer: inner, control } = load(json, trust)?;
         let control_ids = control.iter().map(|(_, id)| *id).collect();
         let control = control.into_iter().collect();
-        let mut tokenizer =
-            Self { inner, prefix: Vec::new(), control, control_ids, json: json.to_owned() };
+        let longest = inner.get_vocab(true).keys().map(String::len).max().unwrap_or(1).max(1);
+        let (prefix, json) = (Vec::new(), json.to_owned());
+        let mut tokenizer = Self { inner, prefix, control, control_ids, longest, json };
         tokenizer.prefix = tokenizer.find_prefix()?;
         Ok(tokenizer)
     }
@@ -108,6 +111,13 @@ impl Tokenizer {
         }
         self.encode_run(&run, &mut ids)?;
         Ok(ids)
+    }
+
+    /// A number of tokens that the prompt has at least, known without encoding it: a hostile text
+    /// that cannot fit into a context costs nothing.
+    #[must_use]
+    pub fn least_tokens(&self, prompt: &Prompt) -> usize {
+        prompt.len().div_ceil(self.longest)
     }
 
     /// Adds trusted text to the run of plain text; at each control token in it the run ends.

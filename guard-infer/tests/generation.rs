@@ -1,0 +1,237 @@
+//! The engine on committed random checkpoints: batches, seeds and every way to end.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use guard_core::burn::tensor::Device;
+use guard_core::{
+    Finish, GenerateOptions, Llama, LlamaConfig, LoadOptions, ModelFiles, Prompt, RandomInit,
+    RepetitionStop, Sampling, StopCondition, TextGenerator, Tokenizer,
+};
+use guard_infer::{GenerateError, LlamaGenerator};
+
+fn testdata(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../guard-core/testdata").join(path)
+}
+
+fn generator() -> LlamaGenerator {
+    LlamaGenerator::open(
+        testdata("models/tied-gqa-llama3"),
+        LoadOptions::default(),
+        &Device::flex(),
+    )
+    .unwrap()
+}
+
+fn options(change: impl FnOnce(&mut GenerateOptions)) -> GenerateOptions {
+    let mut options = GenerateOptions::default();
+    options.max_tokens = 24;
+    options.repetition = None;
+    change(&mut options);
+    options
+}
+
+fn prompts() -> Vec<Prompt> {
+    [
+        "Hello",
+        "The request asks how bread is baked.",
+        "x",
+        "fn main() {}\n\n",
+        "One two three four five six seven",
+    ]
+    .map(Prompt::text)
+    .to_vec()
+}
+
+fn texts(
+    generator: &LlamaGenerator,
+    prompts: &[Prompt],
+    options: &GenerateOptions,
+) -> Vec<Vec<String>> {
+    let results = generator.generate(prompts, options);
+    results
+        .into_iter()
+        .map(|result| result.unwrap().into_iter().map(|c| c.text).collect())
+        .collect()
+}
+
+#[test]
+fn a_batch_of_unequal_prompts_gives_the_texts_of_each_alone() {
+    let generator = generator();
+    for sampling in [Sampling::Greedy, Sampling::TopP { temperature: 0.9, top_p: 0.95 }] {
+        let options = options(|o| o.sampling = sampling);
+        let together = texts(&generator, &prompts(), &options);
+        for (prompt, together) in prompts().iter().zip(together) {
+            assert_eq!(texts(&generator, std::slice::from_ref(prompt), &options), [together]);
+        }
+    }
+}
+
+#[test]
+fn groups_of_any_size_give_the_same_texts() {
+    let options = options(|o| o.samples = 2);
+    let expected = texts(&generator(), &prompts(), &options);
+    for rows in [1, 2, 3, 5, 64] {
+        assert_eq!(texts(&generator().with_max_rows(rows), &prompts(), &options), expected);
+    }
+}
+
+#[test]
+fn seeds_repeat_and_samples_differ() {
+    let generator = generator();
+    let sampled = |seed| {
+        options(|o| {
+            o.sampling = Sampling::TopP { temperature: 1.5, top_p: 1.0 };
+            o.samples = 3;
+            o.seed = seed;
+        })
+    };
+    let first = texts(&generator, &prompts(), &sampled(1));
+    assert_eq!(first, texts(&generator, &prompts(), &sampled(1)));
+    assert_ne!(first, texts(&generator, &prompts(), &sampled(2)));
+    assert!(first.iter().all(|samples| samples.len() == 3));
+    assert!(first.iter().any(|samples| samples[0] != samples[1] && samples[1] != samples[2]));
+}
+
+#[test]
+fn a_second_request_does_not_see_the_first() {
+    let generator = generator();
+    let alone = texts(&generator, &prompts()[1..2], &options(|_| ()));
+    texts(&generator, &prompts()[3..4], &options(|_| ()));
+    assert_eq!(texts(&generator, &prompts()[1..2], &options(|_| ())), alone);
+}
+
+fn finish(options: &GenerateOptions) -> (Finish, usize) {
+    let results = generator().generate(&prompts()[..1], options);
+    let completed = &results[0].as_ref().unwrap()[0];
+    (completed.finish, completed.usage.completion_tokens)
+}
+
+#[test]
+fn the_token_budget_ends_a_text() {
+    assert_eq!(finish(&options(|o| o.max_tokens = 3)), (Finish::TokenBudget, 3));
+    assert_eq!(finish(&options(|o| o.max_tokens = 1)), (Finish::TokenBudget, 1));
+}
+
+#[test]
+fn the_context_ends_a_text() {
+    let (finish, tokens) = finish(&options(|o| o.max_tokens = 10_000));
+    assert!(matches!(finish, Finish::ContextFull | Finish::EndOfText), "{finish}");
+    if finish == Finish::ContextFull {
+        let prompt = generator().tokenizer().encode(&prompts()[0]).unwrap().len();
+        assert_eq!(prompt + tokens, 512);
+    }
+}
+
+#[test]
+fn a_passed_deadline_ends_a_text_after_one_token() {
+    assert_eq!(finish(&options(|o| o.deadline = Some(Duration::ZERO))), (Finish::Deadline, 1));
+}
+
+#[test]
+fn a_repeating_text_is_given_up() {
+    let rule = RepetitionStop { window: 4, ngram: 1, ratio: 0.5 };
+    let repetitive = options(|o| {
+        o.max_tokens = 400;
+        o.repetition = Some(rule);
+    });
+    let completed =
+        generator().generate(&prompts(), &repetitive).into_iter().flat_map(Result::unwrap);
+    let given_up: Vec<_> = completed.filter(|c| c.finish == Finish::Repetition).collect();
+    assert!(!given_up.is_empty());
+    assert!(given_up.iter().all(|c| (4..400).contains(&c.usage.completion_tokens)));
+}
+
+#[test]
+fn the_stop_condition_ends_a_text() {
+    struct LongerThan(usize);
+    impl StopCondition for LongerThan {
+        fn is_complete(&self, text: &str) -> bool {
+            text.len() > self.0
+        }
+    }
+    let stopped = options(|o| o.stop = Some(Arc::new(LongerThan(10))));
+    let results = generator().generate(&prompts()[..1], &stopped);
+    let completed = &results[0].as_ref().unwrap()[0];
+    assert_eq!(completed.finish, Finish::Stopped);
+    let free = texts(&generator(), &prompts()[..1], &options(|_| ()));
+    assert!(free[0][0].starts_with(&completed.text) && completed.text.len() > 10);
+}
+
+#[test]
+fn every_end_token_ends_a_text_and_is_not_part_of_it() {
+    let generator = generator();
+    let named: Vec<u32> = ["<|end_of_text|>", "<|eot_id|>"]
+        .map(|token| generator.tokenizer().control_id(token).unwrap())
+        .to_vec();
+    assert!(named.iter().all(|id| generator.end_tokens().contains(id)));
+    let sampled = options(|o| {
+        o.sampling = Sampling::TopP { temperature: 3.0, top_p: 1.0 };
+        o.samples = 64;
+        o.max_tokens = 200;
+    });
+    let results = generator.generate(&prompts()[..2], &sampled);
+    let completed: Vec<_> = results.into_iter().flat_map(Result::unwrap).collect();
+    let ended: Vec<_> = completed.iter().filter(|c| c.finish == Finish::EndOfText).collect();
+    assert!(!ended.is_empty());
+    assert!(ended.iter().all(|c| !c.text.contains("<|") && c.usage.completion_tokens <= 200));
+}
+
+#[test]
+fn t24_a_prompt_beyond_the_context_is_refused_with_its_counts_alone() {
+    let long = Prompt::text("word ".repeat(600));
+    let results =
+        generator().generate(&[prompts()[0].clone(), long, prompts()[1].clone()], &options(|_| ()));
+    assert!(results[0].is_ok() && results[2].is_ok());
+    let Err(GenerateError::TooLong { tokens, limit }) = results[1] else {
+        panic!("{:?}", results[1])
+    };
+    assert!(tokens > limit && limit == 511);
+}
+
+#[test]
+fn options_out_of_range_are_refused_for_every_prompt() {
+    let results = generator().generate(&prompts(), &options(|o| o.samples = 0));
+    assert_eq!(results.len(), 5);
+    assert!(results.iter().all(|result| matches!(result, Err(GenerateError::Options(_)))));
+    assert!(generator().generate(&[], &options(|_| ())).is_empty());
+}
+
+#[test]
+fn t07_a_model_without_numbers_ends_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let tokenizer = Tokenizer::from_file(testdata("tokenizer/tokenizer.json")).unwrap();
+    let model =
+        Llama::random(&LlamaConfig::tiny(384), RandomInit::default(), &Device::flex()).unwrap();
+    model.save_folder(folder.path(), Some(&tokenizer), Default::default()).unwrap();
+    let path = folder.path().join("model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let end = bytes.len();
+    bytes[end - 40..].fill(0xff);
+    std::fs::write(&path, bytes).unwrap();
+    let broken =
+        LlamaGenerator::open(folder.path(), LoadOptions::default(), &Device::flex()).unwrap();
+    let results = broken.generate(&prompts()[..1], &options(|_| ()));
+    assert_eq!(results[0].as_ref().unwrap()[0].finish, Finish::NonFinite);
+}
+
+#[test]
+fn t02_a_tokenizer_larger_than_the_model_is_refused() {
+    let tokenizer = Tokenizer::from_file(testdata("tokenizer/tokenizer.json")).unwrap();
+    let model =
+        Llama::random(&LlamaConfig::tiny(100), RandomInit::default(), &Device::flex()).unwrap();
+    let error = LlamaGenerator::new(model, tokenizer).unwrap_err();
+    assert_eq!(error.to_string(), "the tokenizer has 384 tokens, the model only 100");
+}
+
+#[test]
+fn a_lone_gguf_file_is_enough_and_gives_the_same_text() {
+    let path = testdata("gguf/tied-gqa-llama3.f32.gguf");
+    let lone = LlamaGenerator::open(path, LoadOptions::default(), &Device::flex()).unwrap();
+    let options = options(|o| o.max_tokens = 64);
+    assert_eq!(texts(&lone, &prompts(), &options), texts(&generator(), &prompts(), &options));
+    assert_eq!(lone.end_tokens(), generator().end_tokens());
+    let files = ModelFiles::open(testdata("models/tied-gqa-llama3")).unwrap();
+    assert_eq!(files.config().eos, [380, 383]);
+}
