@@ -132,8 +132,15 @@ impl Policy {
     pub fn decide_result(&self, result: &Result<Verdict, GuardError>) -> Decision {
         match result {
             Ok(verdict) => self.decide(verdict),
-            Err(_) => Decision { action: self.on_error, cause: Cause::GuardFailed },
+            Err(_) => self.decide_without_verdict(),
         }
+    }
+
+    /// Decides about an exchange that no guard could judge, because it failed or because the
+    /// exchange could not even be read.
+    #[must_use]
+    pub fn decide_without_verdict(&self) -> Decision {
+        Decision { action: self.on_error, cause: Cause::GuardFailed }
     }
 
     fn counts(&self, task: Task) -> bool {

@@ -1,0 +1,166 @@
+//! Judges one exchange, or a file of them, with a guard model.
+//!
+//! cargo run --release --example moderate -- --model PATH --prompt "How do I bake bread?"
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use guard_examples::lines::{self, Outcome};
+use guard_examples::{progress, terminal};
+use guard_infer::{
+    Decision, DeviceName, Exchange, Guard, GuardBuilder, GuardError, JudgeOptions, Policy,
+    PromptStyle, Verdict,
+};
+use serde::{Deserialize, Serialize};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Judge a request, and the response to it, with a guard model.
+#[derive(Parser)]
+struct Arguments {
+    /// A model: a folder as the hub has it, or a .gguf file.
+    #[arg(long)]
+    model: PathBuf,
+    /// The request to judge.
+    #[arg(long, required_unless_present = "input")]
+    prompt: Option<String>,
+    /// The response to judge with it.
+    #[arg(long, requires = "prompt")]
+    response: Option<String>,
+    /// JSON lines of {"prompt": ..., "response": ...} to judge, `-` for standard input.
+    #[arg(long, conflicts_with = "prompt")]
+    input: Option<PathBuf>,
+    /// Where JSON lines of verdicts go; a run that was stopped goes on. Default: standard output.
+    #[arg(long, requires = "input")]
+    output: Option<PathBuf>,
+    /// Print one exchange's verdict as JSON.
+    #[arg(long)]
+    json: bool,
+    /// auto, cpu, cuda, vulkan, metal, rocm or wgpu, with an optional number such as cuda:1.
+    #[arg(long, default_value_t)]
+    device: DeviceName,
+    /// How the model is asked: benchmark, deploy or chat.
+    #[arg(long, default_value_t)]
+    style: PromptStyle,
+    /// The most tokens of reasoning and answers.
+    #[arg(long, default_value_t = 2048)]
+    max_tokens: usize,
+    /// How many exchanges of a file are judged side by side.
+    #[arg(long, default_value_t = 16)]
+    rows: usize,
+}
+
+#[derive(Deserialize)]
+struct Item {
+    prompt: String,
+    #[serde(default)]
+    response: Option<String>,
+}
+
+impl Item {
+    fn exchange(self) -> Exchange {
+        match self.response {
+            Some(response) => Exchange::pair(self.prompt, response),
+            None => Exchange::prompt(self.prompt),
+        }
+    }
+}
+
+/// One line of output: a verdict, or why there is none. Either way there is a decision.
+#[derive(Serialize)]
+struct Judgement {
+    #[serde(flatten)]
+    decision: Decision,
+    #[serde(flatten)]
+    verdict: Option<Verdict>,
+    error: Option<String>,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => lines::fail(error.as_ref()),
+    }
+}
+
+fn run(arguments: &Arguments) -> Outcome<()> {
+    let guard = GuardBuilder::new(&arguments.model)
+        .device(arguments.device)
+        .prompt_style(arguments.style)
+        .max_rows(arguments.rows)
+        .build()?;
+    let mut options = JudgeOptions::default();
+    options.max_tokens = arguments.max_tokens;
+    match &arguments.input {
+        Some(input) => judge_file(&guard, &options, arguments, input),
+        None => judge_one(&guard, &options, arguments),
+    }
+}
+
+fn judge_one(guard: &impl Guard, options: &JudgeOptions, arguments: &Arguments) -> Outcome<()> {
+    let prompt = arguments.prompt.clone().unwrap_or_default();
+    let exchange = Item { prompt, response: arguments.response.clone() }.exchange();
+    for result in guard.judge(&[exchange], options) {
+        if arguments.json {
+            lines::write(&mut std::io::stdout(), &Judgement::new(result))?;
+        } else {
+            let verdict = result?;
+            let decision = Policy::default().decide(&verdict);
+            lines::print(&terminal::render(&verdict, decision, terminal::Style::detect()))?;
+        }
+    }
+    Ok(())
+}
+
+fn judge_file(
+    guard: &impl Guard,
+    options: &JudgeOptions,
+    arguments: &Arguments,
+    input: &std::path::Path,
+) -> Outcome<()> {
+    let items = lines::read::<Item>(input)?;
+    let (mut out, done) = lines::resume(arguments.output.as_deref())?;
+    let bar = progress::bar(done, items.len());
+    let mut items = items.into_iter().skip(done).peekable();
+    while items.peek().is_some() {
+        let batch: Vec<_> = items.by_ref().take(arguments.rows.max(1)).collect();
+        for judgement in judge_batch(guard, options, batch) {
+            lines::write(&mut out, &judgement)?;
+            bar.inc(1);
+        }
+    }
+    bar.finish();
+    Ok(())
+}
+
+/// Judges what could be read. A line that could not is blocked and told, as a failed guard is.
+fn judge_batch(
+    guard: &impl Guard,
+    options: &JudgeOptions,
+    batch: Vec<Result<Item, String>>,
+) -> Vec<Judgement> {
+    let batch: Vec<Result<Exchange, String>> =
+        batch.into_iter().map(|item| item.map(Item::exchange)).collect();
+    let readable: Vec<Exchange> = batch.iter().flatten().cloned().collect();
+    let mut results = guard.judge(&readable, options).into_iter();
+    let judgements = batch.into_iter().map(|item| match item {
+        Ok(_) => results.next().map(Judgement::new),
+        Err(error) => {
+            let decision = Policy::default().decide_without_verdict();
+            Some(Judgement { decision, verdict: None, error: Some(error) })
+        }
+    });
+    judgements.flatten().collect()
+}
+
+impl Judgement {
+    fn new(result: Result<Verdict, GuardError>) -> Self {
+        let decision = Policy::default().decide_result(&result);
+        match result {
+            Ok(verdict) => Self { decision, verdict: Some(verdict), error: None },
+            Err(error) => Self { decision, verdict: None, error: Some(lines::chain(&error)) },
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! JSON lines in and out: one record a line, a bad line told by its number, runs that go on
+//! where they were stopped.
+
+use std::error::Error;
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// The result of an example.
+pub type Outcome<T> = Result<T, Box<dyn Error>>;
+
+/// The longest line that is read, in bytes.
+const MAX_LINE: u64 = 16 << 20;
+
+/// Reads a file of JSON lines, or standard input for `-`. Each line is a record or the reason
+/// why it is none; empty lines are left out.
+///
+/// # Errors
+///
+/// When the file cannot be opened or read.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Outcome<Vec<Result<T, String>>> {
+    let mut reader: Box<dyn BufRead> = match path.to_str() {
+        Some("-") => Box::new(io::stdin().lock()),
+        _ => Box::new(BufReader::new(open(path)?)),
+    };
+    let mut records = Vec::new();
+    let mut line = Vec::new();
+    for number in 1.. {
+        line.clear();
+        if (&mut reader).take(MAX_LINE).read_until(b'\n', &mut line)? == 0 {
+            break;
+        }
+        let text = line.strip_prefix(b"\xef\xbb\xbf").filter(|_| number == 1).unwrap_or(&line);
+        if text.len() as u64 == MAX_LINE {
+            return Err(format!("line {number} is longer than {MAX_LINE} bytes").into());
+        }
+        if !text.trim_ascii().is_empty() {
+            records.push(serde_json::from_slice(text).map_err(|e| format!("line {number}: {e}")));
+        }
+    }
+    Ok(records)
+}
+
+fn open(path: &Path) -> Outcome<File> {
+    File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()).into())
+}
+
+/// Opens a file of JSON lines to add to, and says how many whole lines it has. A torn last line
+/// is cut off. Standard output, for no path, is always empty.
+///
+/// # Errors
+///
+/// When the file cannot be opened, read or cut.
+pub fn resume(path: Option<&Path>) -> Outcome<(Box<dyn Write>, usize)> {
+    let Some(path) = path else { return Ok((Box::new(io::stdout()), 0)) };
+    let mut file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .read(true)
+        .write(true)
+        .open(path)
+        .map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    file.set_len(whole as u64)?;
+    file.seek(SeekFrom::End(0))?;
+    Ok((Box::new(file), text[..whole].iter().filter(|byte| **byte == b'\n').count()))
+}
+
+/// Writes one record and makes sure that it is out.
+///
+/// # Errors
+///
+/// When it cannot be written.
+pub fn write<T: Serialize>(out: &mut dyn Write, record: &T) -> Outcome<()> {
+    let mut line = serde_json::to_string(record)?;
+    line.push('\n');
+    out.write_all(line.as_bytes())?;
+    Ok(out.flush()?)
+}
+
+/// Prints text, unless nobody reads it any more.
+///
+/// # Errors
+///
+/// When it cannot be written, but for a closed pipe.
+pub fn print(text: &str) -> Outcome<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
+        _ => Ok(()),
+    }
+}
+
+/// An error and what caused it, on one line.
+#[must_use]
+pub fn chain(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |text, cause| match cause.to_string() {
+        cause if text.contains(&cause) => text,
+        cause => format!("{text}: {cause}"),
+    })
+}
+
+/// Tells an error on standard error and returns the exit code for it.
+#[must_use]
+pub fn fail(error: &dyn Error) -> ExitCode {
+    let _ = writeln!(io::stderr(), "error: {}", chain(error));
+    ExitCode::from(2)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bad_lines_are_told_by_number_and_the_others_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("in.jsonl");
+        std::fs::write(&path, b"\xef\xbb\xbf1\r\n\nx\n\"\\ud800\"\n\xff\n2").unwrap();
+        let records = read::<u32>(&path).unwrap();
+        assert_eq!(records.len(), 5);
+        assert_eq!((&records[0], &records[4]), (&Ok(1), &Ok(2)));
+        assert!(records[1].as_ref().unwrap_err().starts_with("line 3: "));
+        assert!(records[2].as_ref().unwrap_err().starts_with("line 4: "));
+    }
+
+    #[test]
+    fn a_torn_line_is_cut_and_the_rest_counted() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("out.jsonl");
+        std::fs::write(&path, "1\n2\n{\"half").unwrap();
+        let (mut out, done) = resume(Some(&path)).unwrap();
+        assert_eq!(done, 2);
+        write(&mut out, &3).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\n2\n3\n");
+    }
+}
