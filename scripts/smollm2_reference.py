@@ -59,7 +59,7 @@ def goldens(gguf, folder, out):
     gguf = pathlib.Path(gguf)
     tok = tokenizer(gguf)
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32).eval()
-    model.save_pretrained(out / "hf")
+    save_dequantized(model, out / "hf")
     tok.save(str(out / "hf" / "tokenizer.json"))
     cases, tensors = [], {}
     for number, (name, text, ids) in enumerate(guard_prompts(folder, tok)):
@@ -72,6 +72,16 @@ def goldens(gguf, folder, out):
         print(f"{number + 1}/{PROMPTS} {name}: {len(ids)} tokens", flush=True)
     save_file(tensors, out / "logits.safetensors")
     (out / "cases.json").write_text(json.dumps(cases), encoding="utf-8")
+
+
+def save_dequantized(model, folder):
+    """As `save_pretrained`, which refuses models that came from a GGUF file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: tensor.contiguous() for name, tensor in model.state_dict().items() if name != "lm_head.weight"}
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    config = model.config.to_dict()
+    config.pop("quantization_config", None)
+    (folder / "config.json").write_text(json.dumps(config, default=str), encoding="utf-8")
 
 
 def compare(saved, reference):

@@ -3,3 +3,26 @@
 pub mod lines;
 pub mod progress;
 pub mod terminal;
+
+/// The Rust of the guide and of the README: `cargo test -p guard-examples --doc` compiles it.
+#[cfg(doctest)]
+mod guide {
+    #[doc = include_str!("../../README.md")]
+    mod readme {}
+    #[doc = include_str!("../../docs/src/introduction.md")]
+    mod introduction {}
+    #[doc = include_str!("../../docs/src/quickstart.md")]
+    mod quickstart {}
+    #[doc = include_str!("../../docs/src/judging.md")]
+    mod judging {}
+    #[doc = include_str!("../../docs/src/prompts-and-parsing.md")]
+    mod prompts_and_parsing {}
+    #[doc = include_str!("../../docs/src/models.md")]
+    mod models {}
+    #[doc = include_str!("../../docs/src/own-guard.md")]
+    mod own_guard {}
+    #[doc = include_str!("../../docs/src/security.md")]
+    mod security {}
+    #[doc = include_str!("../../docs/src/performance.md")]
+    mod performance {}
+}

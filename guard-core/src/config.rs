@@ -288,8 +288,9 @@ impl RopeConfig {
 /// among them.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct HubConfig {
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    architectures: Vec<String>,
+    /// Written for others; what is read is told by the type of the model.
+    #[serde(default)]
+    architectures: Option<Vec<String>>,
     model_type: String,
     hidden_size: usize,
     intermediate_size: usize,
@@ -309,7 +310,7 @@ struct HubConfig {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rope_parameters: Option<HubRope>,
     #[serde(default)]
-    tie_word_embeddings: bool,
+    tie_word_embeddings: Option<bool>,
     #[serde(default)]
     bos_token_id: Option<u32>,
     #[serde(default)]
@@ -317,9 +318,9 @@ struct HubConfig {
     #[serde(default = "silu")]
     hidden_act: String,
     #[serde(default)]
-    attention_bias: bool,
+    attention_bias: Option<bool>,
     #[serde(default)]
-    mlp_bias: bool,
+    mlp_bias: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     torch_dtype: Option<String>,
 }
@@ -385,7 +386,7 @@ impl TryFrom<HubConfig> for LlamaConfig {
             vocab_size: hub.vocab_size,
             max_positions: hub.max_position_embeddings,
             rms_norm_eps: hub.rms_norm_eps,
-            tied_head: hub.tie_word_embeddings,
+            tied_head: hub.tie_word_embeddings.unwrap_or(false),
             bos: hub.bos_token_id,
             eos: hub.eos_token_id.map(TokenIds::into_vec).unwrap_or_default(),
         };
@@ -407,7 +408,7 @@ impl HubConfig {
         }
         for (field, bias) in [("attention_bias", self.attention_bias), ("mlp_bias", self.mlp_bias)]
         {
-            if bias {
+            if bias == Some(true) {
                 return unsupported(field, "true", "`false`");
             }
         }
@@ -428,7 +429,7 @@ impl HubConfig {
 
     fn new(config: &LlamaConfig, dtype: &str) -> Result<Self, ConfigError> {
         Ok(Self {
-            architectures: vec!["LlamaForCausalLM".to_owned()],
+            architectures: Some(vec!["LlamaForCausalLM".to_owned()]),
             model_type: "llama".to_owned(),
             hidden_size: config.hidden_size,
             intermediate_size: config.intermediate_size,
@@ -442,7 +443,7 @@ impl HubConfig {
             rope_theta: Some(config.rope.theta),
             rope_scaling: HubRope::new(&config.rope.scaling)?,
             rope_parameters: None,
-            tie_word_embeddings: config.tied_head,
+            tie_word_embeddings: Some(config.tied_head),
             bos_token_id: config.bos,
             eos_token_id: match config.eos.as_slice() {
                 [] => None,
@@ -450,8 +451,8 @@ impl HubConfig {
                 ids => Some(TokenIds::Many(ids.to_vec())),
             },
             hidden_act: silu(),
-            attention_bias: false,
-            mlp_bias: false,
+            attention_bias: Some(false),
+            mlp_bias: Some(false),
             torch_dtype: Some(dtype.to_owned()),
         })
     }
@@ -585,6 +586,19 @@ mod tests {
             config.rope.theta = theta;
             assert!(config.validate().is_err());
         }
+    }
+
+    #[test]
+    fn absent_and_null_fields_take_the_hubs_defaults() {
+        let config = LlamaConfig::from_json(&json(|config| {
+            for field in ["architectures", "tie_word_embeddings", "attention_bias", "head_dim"] {
+                config[field] = serde_json::Value::Null;
+            }
+            config.as_object_mut().unwrap().remove("num_key_value_heads");
+        }))
+        .unwrap();
+        assert!(!config.tied_head);
+        assert_eq!((config.kv_heads, config.head_dim), (4, 8));
     }
 
     #[test]
