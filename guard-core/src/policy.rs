@@ -168,22 +168,22 @@ impl Policy {
     /// The first question that counts and has no answer where there should be one.
     fn gap(&self, verdict: &Verdict) -> Option<Cause> {
         let gaps = [
-            gap(Task::Request, verdict.request.answer),
-            gap(Task::Completion, verdict.completion.answer),
-            gap(Task::Response, verdict.response.answer),
+            gap(Task::Request, &verdict.request.answer),
+            gap(Task::Completion, &verdict.completion.answer),
+            gap(Task::Response, &verdict.response.answer),
         ];
         let counted = Task::ALL.into_iter().zip(gaps).filter(|&(task, _)| self.counts(task));
         counted.filter_map(|(_, gap)| gap).next()
     }
 }
 
-fn gap<T>(task: Task, answer: Answer<T>) -> Option<Cause> {
+fn gap<T>(task: Task, answer: &Answer<T>) -> Option<Cause> {
     match answer {
         Answer::Given(_) | Answer::NotApplicable => None,
         // Refusal is no harm: a guard that does not judge it (Llama Guard) can still be used.
         Answer::Unsupported if task == Task::Completion => None,
         Answer::Unsupported => Some(Cause::Unsupported(task)),
-        Answer::Undetermined(reason) => Some(Cause::Undetermined(task, reason)),
+        Answer::Undetermined(reason) => Some(Cause::Undetermined(task, *reason)),
     }
 }
 

@@ -1,4 +1,5 @@
 //! The forward path agrees with itself: cached and not, in a batch and alone, forked, resumed.
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 mod support;
 

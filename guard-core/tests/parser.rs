@@ -1,4 +1,5 @@
 //! The parser on cases in files: ours, and the published outputs where they are there.
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 mod support;
 

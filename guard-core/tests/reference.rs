@@ -1,4 +1,5 @@
 //! Logits and greedy text against transformers, on the committed random checkpoints.
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The tokenizer against the reference, and against hostile text and files.
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 mod support;
 
@@ -205,7 +206,8 @@ fn t04_crafted_files_are_refused() {
             .map(|id| json!({"id": id + 384, "content": format!("<t{id}>"), "special": true}))
             .collect()
     };
-    let crafted: [(&str, Box<dyn Fn(&mut Value)>); 12] = [
+    type Change = Box<dyn Fn(&mut Value)>;
+    let crafted: [(&str, Change); 12] = [
         (
             "merges of unknown pieces",
             Box::new(|json| json["model"]["merges"] = json!([["zz", "qq"]])),

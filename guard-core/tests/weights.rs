@@ -1,4 +1,5 @@
 //! Reading every encoding, and writing folders that are read again.
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! Bad files: T-01 to T-07 of the project's list of faults. Each is a typed error, none a panic.
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! The engine on committed random checkpoints: batches, seeds and every way to end.
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -1,4 +1,5 @@
 //! Guards against hostile text: T-20 to T-26 and T-28 of the project's list of faults.
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 

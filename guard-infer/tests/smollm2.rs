@@ -1,5 +1,6 @@
 //! A real model against transformers: run by scripts/smollm2.sh, which makes the goldens and names
 //! their folder in GUARD_SMOLLM2. Without that it says that it was skipped.
+#![allow(clippy::print_stderr, clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};
 
@@ -85,9 +86,15 @@ fn logits_and_text_are_those_of_transformers() {
     let (from_gguf, gguf_tokenizer) = load(&folder.join(GGUF));
     for (number, case) in cases.iter().enumerate() {
         for tokenizer in [&tokenizer, &gguf_tokenizer] {
-            assert_eq!(tokenizer.encode(&Prompt::text(&case.text)).unwrap(), case.ids, "{}", case.name);
+            assert_eq!(
+                tokenizer.encode(&Prompt::text(&case.text)).unwrap(),
+                case.ids,
+                "{}",
+                case.name
+            );
         }
-        let data = |what: &str| tensors.tensor(&format!("{number}.{what}")).unwrap().data().to_vec();
+        let data =
+            |what: &str| tensors.tensor(&format!("{number}.{what}")).unwrap().data().to_vec();
         let positions: Vec<usize> = data("positions")
             .chunks_exact(8)
             .map(|bytes| u64::from_le_bytes(bytes.try_into().unwrap()) as usize)
@@ -98,8 +105,18 @@ fn logits_and_text_are_those_of_transformers() {
         let difference = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
         worst = worst.max(difference);
         assert!(difference <= 1e-3, "{}: logits differ by {difference}", case.name);
-        assert_eq!(greedy(&from_folder, &case.ids, case.greedy.len()), case.greedy, "{}", case.name);
-        assert_eq!(greedy(&from_gguf, &case.ids, case.greedy.len()), case.greedy, "{} .gguf", case.name);
+        assert_eq!(
+            greedy(&from_folder, &case.ids, case.greedy.len()),
+            case.greedy,
+            "{}",
+            case.name
+        );
+        assert_eq!(
+            greedy(&from_gguf, &case.ids, case.greedy.len()),
+            case.greedy,
+            "{} .gguf",
+            case.name
+        );
     }
     eprintln!("largest logit difference over {} prompts: {worst:e}", cases.len());
 }
@@ -127,7 +144,8 @@ fn an_untuned_model_is_honestly_undetermined() {
     let guard = GuardBuilder::new(folder.join(GGUF)).device(DeviceName::Cpu).build().unwrap();
     let mut options = guard_infer::JudgeOptions::default();
     options.max_tokens = 64;
-    let verdict = guard.judge(&[Exchange::prompt("How is bread baked?")], &options).remove(0).unwrap();
+    let verdict =
+        guard.judge(&[Exchange::prompt("How is bread baked?")], &options).remove(0).unwrap();
     eprintln!("{:?}", Policy::default().decide(&verdict));
     assert_eq!(verdict.request.answer.given(), None);
 }

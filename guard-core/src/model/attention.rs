@@ -86,7 +86,9 @@ fn attend(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, mask: &Mask) -> Te
     let (causal, mask) = match mask {
         Mask::None => (false, None),
         Mask::Causal => (true, None),
-        Mask::Explicit(hidden) => (false, Some(hidden.clone().expand([rows, heads, width, keys]))),
+        Mask::Explicit(hidden) => {
+            (false, Some(hidden.as_ref().clone().expand([rows, heads, width, keys])))
+        }
     };
     let options = AttentionModuleOptions { is_causal: causal, ..Default::default() };
     // Not every backend's attention takes fewer key heads than query heads.
@@ -102,7 +104,7 @@ fn attend_one(query: Tensor<4>, key: Tensor<4>, value: Tensor<4>, mask: &Mask) -
     let query = query.reshape([rows, kv_heads, group, head_dim]) / (head_dim as f64).sqrt();
     let mut scores = query.matmul(key.swap_dims(2, 3));
     if let Mask::Explicit(hidden) = mask {
-        let hidden: Tensor<4, Bool> = hidden.clone().expand([rows, kv_heads, group, keys]);
+        let hidden: Tensor<4, Bool> = hidden.as_ref().clone().expand([rows, kv_heads, group, keys]);
         scores = scores.mask_fill(hidden, f32::NEG_INFINITY);
     }
     softmax(scores, 3).matmul(value).reshape([rows, heads, 1, head_dim])

@@ -119,7 +119,7 @@ pub(super) enum Mask {
     /// Each position sees itself and what stands before it.
     Causal,
     /// `true` hides: `[rows, 1, width, keys]`.
-    Explicit(Tensor<4, Bool>),
+    Explicit(Box<Tensor<4, Bool>>),
 }
 
 impl Step {
@@ -170,7 +170,7 @@ impl Mask {
             .flat_map(|position| (0..keys).map(move |key| key > position))
             .collect();
         let shape = [starts.len(), 1, width, keys];
-        Self::Explicit(Tensor::from_data(TensorData::new(hidden, shape), device))
+        Self::Explicit(Box::new(Tensor::from_data(TensorData::new(hidden, shape), device)))
     }
 }
 

@@ -105,7 +105,7 @@ impl Metadata {
             return Ok(None);
         }
         let id = self.size(key)?;
-        u32::try_from(id).map(Some).map_err(|_| wrong(key, id))
+        u32::try_from(id).map(Some).map_err(|_| wrong(key, &id))
     }
 
     pub(super) fn float(&self, key: &str) -> Result<f64, GgufFault> {
@@ -172,7 +172,7 @@ impl Metadata {
     }
 }
 
-fn wrong(key: &str, found: impl ToString) -> GgufFault {
+fn wrong(key: &str, found: &dyn ToString) -> GgufFault {
     let expected = "a size or an id".to_owned();
     GgufFault::OutOfRange { what: format!("`{key}`"), found: found.to_string(), expected }
 }

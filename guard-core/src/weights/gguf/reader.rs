@@ -88,7 +88,8 @@ impl Entry {
             Rotary::No => None,
         };
         let rows = self.shape[0];
-        if let Some(heads) = heads.filter(|heads| self.shape.len() != 2 || rows % (2 * heads) != 0)
+        if let Some(heads) =
+            heads.filter(|heads| self.shape.len() != 2 || !rows.is_multiple_of(2 * heads))
         {
             return Err(GgufFault::OutOfRange {
                 what: format!("shape of `{name}`"),
