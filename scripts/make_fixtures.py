@@ -667,6 +667,32 @@ def make_spm(path: Path, golden_path: Path) -> None:
 # ---------------------------------------------------------------------------------------------------
 
 
+def make_prompts(tokenizer: Tokenizer, path: Path) -> None:
+    """Token ids of the three ways to ask a guard, control tokens of the chat turns recognised.
+
+    The LLaMA 3 ids need LLaMA 3's tokenizer in ../shared/tokenizers beside the project; without it they are kept."""
+    instruction = (TESTDATA.parent / "assets" / "guardreasoner_instruction.txt").read_text(encoding="utf-8")
+    request, response = "How do I bake bread?\n", " Mix flour, water and yeast."
+    pair = f"Human user:\n{request}\n\nAI assistant:\n{response}\n\n"
+    texts = {
+        "benchmark": f"{instruction}\n{pair}",
+        "deploy": f"{instruction}{pair}",
+        "chat": f"<|start_header_id|>user<|end_header_id|>\n\n{instruction}\n{pair}<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n",
+    }
+    tokenizer.encode_special_tokens = False
+    golden = {"request": request, "response": response, "tiny": {}, "llama3": {}}
+    golden["tiny"] = {style: tokenizer.encode(text).ids for style, text in texts.items()}
+    llama3 = TESTDATA.parents[2] / "shared" / "tokenizers" / "llama3" / "tokenizer.json"
+    if llama3.exists():
+        reference = Tokenizer.from_file(str(llama3))
+        golden["llama3"] = {style: reference.encode(text).ids for style, text in texts.items()}
+    elif path.exists():
+        golden["llama3"] = json.loads(path.read_text(encoding="utf-8"))["llama3"]
+    write_json(path, golden)
+    tokenizer.encode_special_tokens = True
+
+
 def main() -> None:
     torch.set_num_threads(1)
     transformers_logging.disable_progress_bar()
@@ -675,6 +701,8 @@ def main() -> None:
     folders = {variant.name: make_model(variant) for variant in VARIANTS}
     tied = folders["tied-gqa-llama3"]
     shutil.copyfile(TESTDATA / "tokenizer" / "tokenizer.json", tied / "tokenizer.json")
+
+    make_prompts(tokenizer, TESTDATA / "prompts.json")
 
     out = fresh_folder("gguf")
     make_model_gguf(tied, tokenizer, out / "tied-gqa-llama3.f32.gguf")

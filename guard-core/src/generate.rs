@@ -72,7 +72,8 @@ pub struct RepetitionStop {
 
 impl Default for RepetitionStop {
     /// Of the 4,390 published outputs that we could read, this gives up all 7 of more than 1,000
-    /// tokens and none of the others (LLaMA 3's tokens; guard-infer's test `published_outputs`).
+    /// tokens and none of the others (in LLaMA 3's tokens; a test beside
+    /// guard-infer's detector shows it).
     fn default() -> Self {
         Self { window: 384, ngram: 4, ratio: 0.75 }
     }

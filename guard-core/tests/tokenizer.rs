@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use guard_core::{Exchange, Prompt, PromptStyle, Tokenizer, TokenizerError};
@@ -190,6 +191,30 @@ fn llama3_agrees_with_itself_and_resists() {
 
 const LLAMA3_IDS: [u32; 14] =
     [128000, 9906, 11, 1917, 0, 2650, 596, 433, 220, 4513, 1774, 1980, 220, 5509];
+
+#[derive(Deserialize)]
+struct PromptGoldens {
+    request: String,
+    response: String,
+    tiny: BTreeMap<String, Vec<u32>>,
+    llama3: BTreeMap<String, Vec<u32>>,
+}
+
+/// Each prompt style has golden ids, in which the control tokens of chat turns are recognised.
+#[test]
+fn prompt_styles_have_their_golden_ids() {
+    let file = std::fs::read_to_string(testdata("prompts.json")).unwrap();
+    let golden: PromptGoldens = serde_json::from_str(&file).unwrap();
+    let exchange = Exchange::pair(golden.request, golden.response);
+    for (tokenizer, ids) in [(Some(tiny()), golden.tiny), (llama3(), golden.llama3)] {
+        let Some(tokenizer) = tokenizer else { continue };
+        assert_eq!(ids.len(), 3);
+        for (style, ids) in ids {
+            let prompt = style.parse::<PromptStyle>().unwrap().render(&exchange);
+            assert_eq!(tokenizer.encode(&prompt).unwrap(), ids, "{style}");
+        }
+    }
+}
 
 fn changed(change: impl Fn(&mut Value)) -> Result<Tokenizer, TokenizerError> {
     let text = std::fs::read_to_string(testdata("tokenizer/tokenizer.json")).unwrap();

@@ -270,7 +270,8 @@ mod tests {
         assert!(matches!(error, SourceError::Io { action: "open", .. }), "{error:?}");
         // Some systems refuse to open a folder, others to read it.
         let folder = JsonLinesSource::new(folder.path());
-        let failed = folder.samples().map_or(true, |mut items| items.all(|item| item.is_err()));
-        assert!(failed);
+        let failed =
+            folder.samples().map_or(1, |items| items.take(10).filter(Result::is_err).count());
+        assert_eq!(failed, 1);
     }
 }

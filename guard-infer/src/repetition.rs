@@ -70,4 +70,37 @@ mod tests {
         let counting = (0..2048).map(|i| if i % 20 == 0 { 1000 + i } else { i % 20 });
         assert!(stops_at(RepetitionStop::default(), counting).is_some());
     }
+
+    /// The default rule on the published outputs of the 1B and the 8B model, in LLaMA 3's tokens:
+    /// it gives up all that ran on for more than 1,000 tokens and none of the others.
+    #[test]
+    #[allow(clippy::print_stderr)]
+    fn published_outputs_that_run_on_are_given_up_and_no_others() {
+        let shared = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../shared");
+        let vocabulary = shared.join("tokenizers/llama3/tokenizer.json");
+        if !vocabulary.exists() {
+            eprintln!("skipped: no LLaMA 3 tokenizer and published outputs beside the project");
+            return;
+        }
+        let tokenizer = guard_core::Tokenizer::from_file(vocabulary).unwrap();
+        let (mut outputs, mut run_on) = (0, Vec::new());
+        for model in ["1B", "8B"] {
+            for folder in std::fs::read_dir(shared.join("data/predictions").join(model)).unwrap() {
+                let path = folder.unwrap().path().join("generated_predictions.jsonl");
+                for line in std::fs::read_to_string(path).unwrap().lines() {
+                    let row: serde_json::Value = serde_json::from_str(line).unwrap();
+                    let text = guard_core::Prompt::text(row["predict"].as_str().unwrap());
+                    let tokens = tokenizer.encode(&text).unwrap()[1..].to_vec();
+                    let length = tokens.len();
+                    let stop = stops_at(RepetitionStop::default(), tokens);
+                    assert_eq!(stop.is_some(), length > 1000, "an output of {length} tokens");
+                    outputs += 1;
+                    run_on.extend(stop);
+                }
+            }
+        }
+        run_on.sort_unstable();
+        eprintln!("{} of {outputs} outputs given up, after {run_on:?} tokens", run_on.len());
+        assert_eq!((outputs, run_on.len()), (4390, 7));
+    }
 }

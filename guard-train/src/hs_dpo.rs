@@ -265,12 +265,16 @@ fn check_pair(example: usize, pair: &PreferencePair) -> Result<(), ObjectiveErro
     if !(pair.weight.is_finite() && pair.weight >= 0.0) {
         return error("weight", "finite and at least 0", pair.weight);
     }
-    for (field, answer) in [("chosen", &pair.chosen), ("rejected", &pair.rejected)] {
+    let answers = [
+        ("chosen.count", "chosen.reference_log_prob", &pair.chosen),
+        ("rejected.count", "rejected.reference_log_prob", &pair.rejected),
+    ];
+    for (count, reference, answer) in answers {
         if answer.count == 0 {
-            return error(field, "an answer of at least 1 token", 0.0);
+            return error(count, "at least 1", 0.0);
         }
         if !answer.reference_log_prob.is_finite() {
-            return error(field, "of a finite reference", answer.reference_log_prob);
+            return error(reference, "finite", answer.reference_log_prob);
         }
     }
     Ok(())
@@ -480,9 +484,12 @@ mod tests {
             assert_eq!(refused(good.with_weight(weight)), "weight");
         }
         // Without a token the mean loss of the chosen answer would be 0 / 0.
-        assert_eq!(refused(PreferencePair::new(AnswerTokens::new(0, 0.0), answer)), "chosen");
-        assert_eq!(refused(PreferencePair::new(answer, AnswerTokens::new(0, 0.0))), "rejected");
-        assert_eq!(refused(PreferencePair::new(AnswerTokens::new(1, f64::NAN), answer)), "chosen");
+        let empty = AnswerTokens::new(0, 0.0);
+        assert_eq!(refused(PreferencePair::new(empty, answer)), "chosen.count");
+        assert_eq!(refused(PreferencePair::new(answer, empty)), "rejected.count");
+        let lost = AnswerTokens::new(1, f64::NAN);
+        assert_eq!(refused(PreferencePair::new(lost, answer)), "chosen.reference_log_prob");
+        assert_eq!(refused(PreferencePair::new(answer, lost)), "rejected.reference_log_prob");
     }
 
     #[test]

@@ -67,7 +67,7 @@ mod tests {
     use super::*;
     use crate::{Contribution, TargetTokens};
 
-    /// A loss whose coefficients are a tenth too large, or one too few.
+    /// A loss whose coefficients are off by a factor, or too few.
     struct Wrong {
         factor: f64,
         missing: usize,
@@ -103,8 +103,10 @@ mod tests {
         let error = error_of(&Wrong { factor: 1.1, missing: 0 }).unwrap();
         assert!((error - 0.1).abs() < 1e-6, "{error}");
         assert!(error_of(&Wrong { factor: 1.0, missing: 0 }).unwrap() < 1e-6);
-        let missing = error_of(&Wrong { factor: 1.0, missing: 1 });
-        assert_eq!(missing, Err(ObjectiveError::CoefficientCount { expected: 2, found: 1 }));
+        for missing in [1, 2] {
+            let short = ObjectiveError::CoefficientCount { expected: 2, found: 2 - missing };
+            assert_eq!(error_of(&Wrong { factor: 1.0, missing }), Err(short));
+        }
         assert!(error_of(&Wrong { factor: f64::NAN, missing: 0 }).is_err());
     }
 }

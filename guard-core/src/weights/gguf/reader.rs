@@ -110,7 +110,7 @@ impl Entry {
 
 pub(super) type Entries = BTreeMap<String, Entry>;
 
-fn read_header(bytes: &[u8], file_len: u64) -> Result<(Metadata, Entries), GgufFault> {
+pub(super) fn read_header(bytes: &[u8], file_len: u64) -> Result<(Metadata, Entries), GgufFault> {
     const DEFAULT_ALIGNMENT: usize = 32;
     let mut cursor = Cursor { bytes, at: 0 };
     if cursor.take("its first four bytes")? != *b"GGUF" {

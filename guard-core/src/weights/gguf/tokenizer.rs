@@ -189,3 +189,39 @@ fn same_length(key: &str, found: usize, expected: usize) -> Result<(), GgufFault
         expected: expected.to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use serde::Deserialize;
+
+    use crate::prompt::Prompt;
+    use crate::tokenizer::Tokenizer;
+
+    #[derive(Deserialize)]
+    struct Golden {
+        text: String,
+        ids: Vec<u32>,
+    }
+
+    /// A vocabulary as LLaMA 2 has it, whose merges follow from scores: the tokenizers library's
+    /// ids, which have no beginning-of-text token.
+    #[test]
+    fn scored_pieces_give_the_ids_of_the_reference() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/gguf");
+        let bytes = std::fs::read(folder.join("spm.gguf")).unwrap();
+        let (metadata, _) = super::super::reader::read_header(&bytes, bytes.len() as u64).unwrap();
+        let tokenizer = Tokenizer::from_json(&super::tokenizer_json(&metadata).unwrap()).unwrap();
+        assert_eq!(tokenizer.prefix(), [1]);
+        let golden = std::fs::read_to_string(folder.join("spm_golden.json")).unwrap();
+        let goldens: Vec<Golden> = serde_json::from_str(&golden).unwrap();
+        assert!(goldens.len() > 10);
+        for Golden { text, ids } in goldens {
+            let found = tokenizer.encode(&Prompt::text(text.clone())).unwrap();
+            assert_eq!(found[1..], ids, "{text:?}");
+            // The format itself cannot tell an underline of this kind from a blank.
+            assert_eq!(tokenizer.decode(&found).unwrap(), text.replace('\u{2581}', " "));
+        }
+    }
+}
