@@ -29,17 +29,28 @@ pub struct Decision {
 
 /// What decided about an exchange. Harm found outranks a question that could not be judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[serde(tag = "kind", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Cause {
     /// All questions that count were answered, and none with harm.
     Clean,
-    /// This text is harmful.
-    Harmful(Task),
-    /// The guard could not judge this question.
-    Undetermined(Task, Reason),
+    /// A text is harmful.
+    Harmful {
+        /// The question that found it.
+        task: Task,
+    },
+    /// The guard could not judge a question.
+    Undetermined {
+        /// The question.
+        task: Task,
+        /// Why.
+        reason: Reason,
+    },
     /// The policy counts a question that this guard does not answer.
-    Unsupported(Task),
+    Unsupported {
+        /// The question.
+        task: Task,
+    },
     /// The guard failed: there is no verdict.
     GuardFailed,
 }
@@ -48,9 +59,9 @@ impl fmt::Display for Cause {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Clean => f.write_str("no harm found"),
-            Self::Harmful(task) => write!(f, "{task} harmful"),
-            Self::Undetermined(task, reason) => write!(f, "{task} undetermined: {reason}"),
-            Self::Unsupported(task) => write!(f, "this guard does not judge the {task}"),
+            Self::Harmful { task } => write!(f, "{task} harmful"),
+            Self::Undetermined { task, reason } => write!(f, "{task} undetermined: {reason}"),
+            Self::Unsupported { task } => write!(f, "this guard does not judge the {task}"),
             Self::GuardFailed => f.write_str("the guard failed"),
         }
     }
@@ -119,7 +130,7 @@ impl Policy {
     #[must_use]
     pub fn decide(&self, verdict: &Verdict) -> Decision {
         if let Some(task) = self.harmful_task(verdict) {
-            return Decision { action: Action::Block, cause: Cause::Harmful(task) };
+            return Decision { action: Action::Block, cause: Cause::Harmful { task } };
         }
         if let Some(cause) = self.gap(verdict) {
             return Decision { action: self.on_undetermined, cause };
@@ -182,8 +193,8 @@ fn gap<T>(task: Task, answer: &Answer<T>) -> Option<Cause> {
         Answer::Given(_) | Answer::NotApplicable => None,
         // Refusal is no harm: a guard that does not judge it (Llama Guard) can still be used.
         Answer::Unsupported if task == Task::Completion => None,
-        Answer::Unsupported => Some(Cause::Unsupported(task)),
-        Answer::Undetermined(reason) => Some(Cause::Undetermined(task, *reason)),
+        Answer::Unsupported => Some(Cause::Unsupported { task }),
+        Answer::Undetermined(reason) => Some(Cause::Undetermined { task, reason: *reason }),
     }
 }
 
@@ -212,7 +223,7 @@ mod tests {
         let decision = policy.decide(&verdict(SAFE, REFUSED, HARM));
         assert_eq!(
             decision,
-            Decision { action: Action::Block, cause: Cause::Harmful(Task::Response) }
+            Decision { action: Action::Block, cause: Cause::Harmful { task: Task::Response } }
         );
     }
 
@@ -231,13 +242,16 @@ mod tests {
     fn harm_outranks_a_gap() {
         let both = verdict(UNKNOWN, REFUSED, HARM);
         let lenient = Policy::default().on_undetermined(Action::Allow);
-        assert_eq!(lenient.decide(&both).cause, Cause::Harmful(Task::Response));
+        assert_eq!(lenient.decide(&both).cause, Cause::Harmful { task: Task::Response });
     }
 
     #[test]
     fn a_guard_without_response_judgement_blocks_pairs() {
         let pair = verdict(SAFE, Answer::Unsupported, Answer::Unsupported);
-        assert_eq!(Policy::default().decide(&pair).cause, Cause::Unsupported(Task::Response));
+        assert_eq!(
+            Policy::default().decide(&pair).cause,
+            Cause::Unsupported { task: Task::Response }
+        );
         let requests = Policy::default().with_tasks(&[Task::Request]);
         assert_eq!(requests.decide(&pair).action, Action::Allow);
     }

@@ -67,8 +67,7 @@ impl<T: fmt::Display> fmt::Display for Answer<T> {
 }
 
 /// Why a guard could not answer a question. It never holds text of the exchange or the model.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Reason {
     /// The text to judge is empty or blank.
@@ -85,6 +84,13 @@ pub enum Reason {
     ConflictingAnswers,
     /// Generation was cut off before an answer: see [`Verdict::finish`].
     CutOff(Finish),
+}
+
+/// In JSON a reason is its text.
+impl Serialize for Reason {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
 }
 
 impl fmt::Display for Reason {
@@ -137,7 +143,7 @@ impl<L: Label> Serialize for Judged<L> {
         let mut fields = serializer.serialize_struct("Judged", 4)?;
         fields.serialize_field("status", self.answer.status())?;
         fields.serialize_field("label", &self.answer.given().map(Label::word))?;
-        fields.serialize_field("reason", &self.answer.undetermined().map(|r| r.to_string()))?;
+        fields.serialize_field("reason", &self.answer.undetermined())?;
         fields.serialize_field("score", &self.score)?;
         fields.end()
     }
