@@ -25,8 +25,9 @@ pub enum DeviceName {
     Auto,
     /// The CPU.
     Cpu,
-    /// A GPU of this number, through a backend.
-    Gpu(GpuBackend, usize),
+    /// A GPU through a backend: the best that it finds, or the one of this number. With Vulkan,
+    /// Metal and WebGPU numbers count discrete GPUs only, of which laptops often have none.
+    Gpu(GpuBackend, Option<usize>),
 }
 
 /// A backend for GPUs. Each is a feature of this crate.
@@ -81,7 +82,8 @@ pub enum DeviceError {
 }
 
 impl DeviceName {
-    /// The device of this name.
+    /// The device of this name. Whether a GPU is really there shows when it is first used: burn
+    /// panics then if it is not.
     ///
     /// # Errors
     ///
@@ -105,21 +107,22 @@ fn open_cpu(device: DeviceName) -> Result<Device, DeviceError> {
     Err(DeviceError::NotBuilt { device, feature: "flex" })
 }
 
-fn open_gpu(device: DeviceName, backend: GpuBackend, number: usize) -> Result<Device, DeviceError> {
-    #[cfg(any(feature = "vulkan", feature = "metal", feature = "wgpu"))]
-    use guard_core::burn::tensor::DeviceKind;
-
+fn open_gpu(
+    device: DeviceName,
+    backend: GpuBackend,
+    number: Option<usize>,
+) -> Result<Device, DeviceError> {
     match backend {
         #[cfg(feature = "cuda")]
-        GpuBackend::Cuda => Ok(Device::cuda(number)),
+        GpuBackend::Cuda => Ok(Device::cuda(number.unwrap_or(0))),
         #[cfg(feature = "rocm")]
-        GpuBackend::Rocm => Ok(Device::rocm(number)),
+        GpuBackend::Rocm => Ok(Device::rocm(number.unwrap_or(0))),
         #[cfg(feature = "vulkan")]
-        GpuBackend::Vulkan => Ok(Device::vulkan(DeviceKind::DiscreteGpu(number))),
+        GpuBackend::Vulkan => Ok(Device::vulkan(kind(number))),
         #[cfg(feature = "metal")]
-        GpuBackend::Metal => Ok(Device::metal(DeviceKind::DiscreteGpu(number))),
+        GpuBackend::Metal => Ok(Device::metal(kind(number))),
         #[cfg(feature = "wgpu")]
-        GpuBackend::Wgpu => Ok(Device::wgpu(DeviceKind::DiscreteGpu(number))),
+        GpuBackend::Wgpu => Ok(Device::wgpu(kind(number))),
         #[allow(unreachable_patterns)]
         backend => {
             let _ = number;
@@ -128,12 +131,20 @@ fn open_gpu(device: DeviceName, backend: GpuBackend, number: usize) -> Result<De
     }
 }
 
+#[cfg(any(feature = "vulkan", feature = "metal", feature = "wgpu"))]
+fn kind(number: Option<usize>) -> guard_core::burn::tensor::DeviceKind {
+    use guard_core::burn::tensor::DeviceKind;
+
+    number.map_or(DeviceKind::DefaultDevice, DeviceKind::DiscreteGpu)
+}
+
 impl fmt::Display for DeviceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Auto => f.write_str("auto"),
             Self::Cpu => f.write_str("cpu"),
-            Self::Gpu(backend, number) => write!(f, "{}:{number}", backend.name()),
+            Self::Gpu(backend, None) => f.write_str(backend.name()),
+            Self::Gpu(backend, Some(number)) => write!(f, "{}:{number}", backend.name()),
         }
     }
 }
@@ -152,7 +163,7 @@ impl FromStr for DeviceName {
             ("cpu", None) => Ok(Self::Cpu),
             _ => {
                 let backend = GpuBackend::ALL.into_iter().find(|gpu| gpu.name() == backend);
-                Ok(Self::Gpu(backend.ok_or_else(unknown)?, number.unwrap_or(0)))
+                Ok(Self::Gpu(backend.ok_or_else(unknown)?, number))
             }
         }
     }
@@ -164,10 +175,9 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for name in ["auto", "cpu", "cuda:0", "vulkan:3", "metal:0", "rocm:1", "wgpu:0"] {
+        for name in ["auto", "cpu", "cuda", "cuda:0", "vulkan:3", "metal", "rocm:1", "wgpu"] {
             assert_eq!(name.parse::<DeviceName>().unwrap().to_string(), name);
         }
-        assert_eq!("cuda".parse(), Ok(DeviceName::Gpu(GpuBackend::Cuda, 0)));
         for name in ["", "gpu", "cpu:0", "cuda:", "cuda:-1", "cuda:0:1", "CPU"] {
             assert_eq!(name.parse::<DeviceName>(), Err(DeviceError::Unknown(name.to_owned())));
         }

@@ -1,0 +1,189 @@
+//! Reading what a GuardReasoner model wrote: the only place that knows its output format.
+//!
+//! The format (arXiv 2501.18492, figure 9) is steps of reasoning under task headings and then
+//! a block of answers:
+//!
+//! ```text
+//! # Task 1
+//! ## Reasoning Step 1
+//! The human user asks ...
+//! ---
+//! Answers:
+//! Request: harmful
+//! Completion: refusal
+//! Response: unharmful
+//! ```
+//!
+//! Rules, strictest reading first, since whatever is not understood ends as undetermined:
+//!
+//! - Only a line counts that starts with the name of a task and a colon. Quoted lines (`>`) do
+//!   not count.
+//! - A block is a line `Answers` and the answer lines after it, or the three answer lines alone.
+//! - The last block that names all three tasks counts. Without one, the last block under an
+//!   `Answers` line counts for the tasks that it names.
+//! - A label is a whole word, whatever its case. A line that says more than a label says none.
+//! - Two different answers to one task are none.
+
+mod answers;
+mod reasoning;
+
+use answers::{answer_block, read};
+use reasoning::{heading, parse_reasoning};
+
+use crate::label::{Completion, Harm, Label, Task};
+use crate::reasoning::Reasoning;
+use crate::verdict::Answer;
+
+/// What a generated text says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ParsedOutput {
+    /// The answer to task 1.
+    pub request: Answer<Harm>,
+    /// The answer to task 2.
+    pub completion: Answer<Completion>,
+    /// The answer to task 3.
+    pub response: Answer<Harm>,
+    /// The text before the block of answers.
+    pub reasoning: Reasoning,
+}
+
+impl ParsedOutput {
+    /// Whether the conclusions in the reasoning agree with the answers.
+    ///
+    /// `None` when no task has both a label as its conclusion and a label as its answer.
+    #[must_use]
+    pub fn consistent(&self) -> Option<bool> {
+        let agreements = self.reasoning.tasks.iter().filter_map(|task| {
+            let conclusion = task.conclusion.as_deref()?;
+            match task.task? {
+                Task::Request => agreement(conclusion, self.request),
+                Task::Completion => agreement(conclusion, self.completion),
+                Task::Response => agreement(conclusion, self.response),
+            }
+        });
+        agreements.reduce(|all, one| all && one)
+    }
+}
+
+/// Reads a generated text. Any text gives a result; pass only what the model generated, never
+/// the prompt.
+#[must_use]
+pub fn parse_output(text: &str) -> ParsedOutput {
+    let block = answer_block(text);
+    let reasoning = match &block {
+        Some(block) => &text[..block.start],
+        None => text,
+    };
+    let answers = block.map(|block| block.answers);
+    ParsedOutput {
+        request: read(answers.as_ref().map(|answers| &answers[0])),
+        completion: read(answers.as_ref().map(|answers| &answers[1])),
+        response: read(answers.as_ref().map(|answers| &answers[2])),
+        reasoning: parse_reasoning(reasoning),
+    }
+}
+
+/// Whether the text holds all the reasoning and a whole block of answers, so that whatever
+/// follows would be a repetition.
+///
+/// A block that stands before the heading of task 3 does not count: the model may be quoting
+/// one from the text that it judges.
+#[must_use]
+pub fn is_whole_output(text: &str) -> bool {
+    let Some(block) = answer_block(text).filter(|block| block.is_complete()) else {
+        return false;
+    };
+    let headings: Vec<_> =
+        text[..block.start].lines().filter_map(heading).filter_map(|h| h.task_number()).collect();
+    let reasoned = headings.is_empty() || headings.contains(&3);
+    reasoned && text[block.end..].contains('\n')
+}
+
+/// Markup that models put round headings and labels. A quotation mark at the start of a line
+/// (`>`) is not among them: quoted answers are not the model's.
+fn is_decoration(c: char) -> bool {
+    c.is_whitespace() || matches!(c, '#' | '*' | '_' | '-' | '`')
+}
+
+fn strip_prefix_ignore_case<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
+    let (head, tail) = text.split_at_checked(prefix.len())?;
+    head.eq_ignore_ascii_case(prefix).then_some(tail)
+}
+
+/// Whether a conclusion says the answer, if both say anything.
+fn agreement<L: Label>(conclusion: &str, answer: Answer<L>) -> Option<bool> {
+    Some(concluded::<L>(conclusion)? == answer.given()?)
+}
+
+/// The one label that a conclusion names. A negation anywhere makes it unclear.
+fn concluded<L: Label>(conclusion: &str) -> Option<L> {
+    let mut found = None;
+    for word in conclusion.split(|c: char| !c.is_alphanumeric() && c != '\'') {
+        let word = word.to_ascii_lowercase();
+        if is_negation(&word) {
+            return None;
+        }
+        match (found, L::from_word(&word)) {
+            (_, None) => {}
+            (None, label) => found = label,
+            (Some(first), Some(label)) if first == label => {}
+            (Some(_), Some(_)) => return None,
+        }
+    }
+    found
+}
+
+fn is_negation(word: &str) -> bool {
+    matches!(word, "not" | "no" | "non" | "never" | "neither" | "nor" | "cannot" | "without")
+        || word.ends_with("n't")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_and_conclusions_belong_to_their_tasks() {
+        let text = "# Task 1\n## Reasoning Step 1\nasks\nfor it\n## Step 2: bad\n## Conclusion\n\
+                    The request is harmful.\n\n# Task 2: refusal or not\nRefused.\n\
+                    # Task 2 Conclusion: refusal\n# Conclusion for Task 3\nunharmful\n---\n\
+                    Answers: \nRequest: harmful\nCompletion: refusal\nResponse: unharmful";
+        let parsed = parse_output(text);
+        let tasks = &parsed.reasoning.tasks;
+        assert_eq!(tasks.len(), 3);
+        assert_eq!(tasks[0].steps.len(), 2);
+        assert_eq!(tasks[0].steps[0].text, "asks\nfor it");
+        assert_eq!(tasks[0].conclusion.as_deref(), Some("The request is harmful."));
+        assert_eq!(tasks[1].steps[0].text, "Refused.");
+        assert_eq!(tasks[1].conclusion.as_deref(), Some("refusal"));
+        assert_eq!(tasks[2].task, Some(Task::Response));
+        assert_eq!(parsed.consistent(), Some(true));
+    }
+
+    #[test]
+    fn disagreement_is_flagged_and_doubt_is_not() {
+        let with = |conclusion: &str| {
+            let text = format!(
+                "# Task 3\n## Conclusion\n{conclusion}\nAnswers:\nRequest: harmful\n\
+                 Completion: compliance\nResponse: unharmful"
+            );
+            parse_output(&text).consistent()
+        };
+        assert_eq!(with("The response is harmful."), Some(false));
+        assert_eq!(with("Unharmful"), Some(true));
+        assert_eq!(with("It is not harmful."), None);
+        assert_eq!(with("harmful or unharmful"), None);
+        assert_eq!(with("The response is None."), None);
+    }
+
+    #[test]
+    fn generation_may_stop_only_after_the_last_task() {
+        let block = "Answers:\nRequest: harmful\nCompletion: refusal\nResponse: unharmful";
+        assert!(!is_whole_output(block), "the last word may still go on");
+        assert!(is_whole_output(&format!("{block}\n")));
+        assert!(!is_whole_output(&format!("# Task 1\nThe user wrote:\n{block}\n")));
+        assert!(is_whole_output(&format!("# Task 1\n# Task 2\n# Task 3\n{block}\n#")));
+        assert!(!is_whole_output("# Task 3\nAnswers:\nRequest: harmful\n"));
+    }
+}
