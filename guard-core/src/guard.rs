@@ -1,5 +1,6 @@
 //! The guard itself: exchanges in, verdicts out.
 
+use std::convert::Infallible;
 use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,6 +38,24 @@ pub trait Guard: Send + Sync {
 }
 
 impl<G: Guard + ?Sized> Guard for Arc<G> {
+    fn info(&self) -> &GuardInfo {
+        (**self).info()
+    }
+
+    fn judge(
+        &self,
+        items: &[Exchange],
+        options: &JudgeOptions,
+    ) -> Vec<Result<Verdict, GuardError>> {
+        (**self).judge(items, options)
+    }
+
+    fn judge_one(&self, exchange: &Exchange) -> Result<Verdict, GuardError> {
+        (**self).judge_one(exchange)
+    }
+}
+
+impl<G: Guard + ?Sized> Guard for Box<G> {
     fn info(&self) -> &GuardInfo {
         (**self).info()
     }
@@ -115,6 +134,13 @@ pub enum GuardError {
     /// The model or the service behind the guard failed.
     #[error("the model behind the guard failed")]
     Generation(#[source] Box<dyn Error + Send + Sync>),
+}
+
+/// A generator that cannot fail makes a guard, too.
+impl From<Infallible> for GuardError {
+    fn from(never: Infallible) -> Self {
+        match never {}
+    }
 }
 
 impl Verdict {

@@ -70,12 +70,6 @@ impl<F: Fn(&Prompt) -> String> TextGenerator for ScriptedGenerator<F> {
     }
 }
 
-impl From<Infallible> for GuardError {
-    fn from(never: Infallible) -> Self {
-        match never {}
-    }
-}
-
 /// A guard that says what a function says.
 pub struct ScriptedGuard<F> {
     info: GuardInfo,

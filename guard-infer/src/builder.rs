@@ -44,7 +44,7 @@ impl GuardBuilder {
         }
     }
 
-    /// Where the model runs. Default: a GPU if there is one and a backend for it, else the CPU.
+    /// Where the model runs. Default: [`DeviceName::Auto`].
     pub fn device(mut self, device: DeviceName) -> Self {
         self.device = device;
         self

@@ -20,7 +20,8 @@ use guard_core::burn::tensor::Device;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeviceName {
-    /// A GPU if a backend for one was built and one is there, else the CPU.
+    /// burn's choice: the GPU backend if one was built, else the CPU. It does not look whether
+    /// there is a GPU: name `cpu` on a machine without one.
     #[default]
     Auto,
     /// The CPU.

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use guard_core::burn::tensor::Device;
 use guard_core::{
-    Completed, GenerateOptions, Llama, LoadOptions, ModelFiles, Prompt, TextGenerator, Tokenizer,
-    TokenizerError,
+    Completed, Finish, GenerateOptions, Llama, LoadOptions, ModelFiles, Prompt, TextGenerator,
+    Tokenizer, TokenizerError, Usage,
 };
 
 use crate::batch::Batch;
@@ -181,6 +181,12 @@ impl TextGenerator for LlamaGenerator {
         }
         for group in self.groups(&encoded, options.samples) {
             let group: Vec<&(usize, Vec<u32>)> = group.into_iter().map(|i| &encoded[i]).collect();
+            if options.deadline.is_some_and(|deadline| started.elapsed() >= deadline) {
+                for (index, ids) in group {
+                    results[*index] = Ok(vec![too_late(ids.len(), started); options.samples]);
+                }
+                continue;
+            }
             let prompts: Vec<&[u32]> = group.iter().map(|(_, ids)| ids.as_slice()).collect();
             let batch = Batch {
                 model: &self.model,
@@ -202,4 +208,11 @@ impl TextGenerator for LlamaGenerator {
         }
         results
     }
+}
+
+/// The text of a prompt whose turn came after the deadline.
+fn too_late(prompt_tokens: usize, started: Instant) -> Completed {
+    let latency_ms = started.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
+    let usage = Usage { prompt_tokens, completion_tokens: 0, latency_ms };
+    Completed { text: String::new(), finish: Finish::Deadline, usage }
 }

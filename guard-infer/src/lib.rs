@@ -17,10 +17,11 @@ pub use generator::LlamaGenerator;
 pub use guard_core;
 pub use guard_core::{
     Action, Answer, Call, Cause, Completed, Completion, ConfigError, Decision, Exchange,
-    ExchangeError, Finish, FormatError, GenerateOptions, Guard, GuardError, GuardFormat, GuardInfo,
-    GuardReasonerFormat, Harm, JudgeOptions, Judged, Label, LabelError, Labels, LoadOptions,
-    Message, ModelError, OptionsError, Policy, Prompt, PromptStyle, Reason, Reasoning,
-    RepetitionStop, Role, Sampling, Segment, Step, StopCondition, Task, TaskReasoning,
-    TextGenerator, TokenizerError, UnknownPromptStyle, Usage, Verdict, WeightType, WeightsError,
+    ExchangeError, FileAccess, Finish, FormatError, GenerateOptions, Guard, GuardError,
+    GuardFormat, GuardInfo, GuardReasonerFormat, Harm, INSTRUCTION, JudgeOptions, Judged, Label,
+    LabelError, Labels, Llama, LlamaConfig, LoadOptions, LoadReport, Message, ModelError,
+    ModelFiles, OptionsError, Policy, Prompt, PromptStyle, Reason, Reasoning, RepetitionStop, Role,
+    Sampling, SaveOptions, Segment, Step, StopCondition, Task, TaskReasoning, TextGenerator,
+    Tokenizer, TokenizerError, UnknownPromptStyle, Usage, Verdict, WeightType, WeightsError, parse,
 };
 pub use reasoning_guard::ReasoningGuard;

@@ -3,8 +3,8 @@
 use std::fmt;
 
 use guard_core::{
-    Call, Completed, Exchange, GenerateOptions, Guard, GuardError, GuardFormat, GuardInfo,
-    JudgeOptions, Reason, TextGenerator, Usage, Verdict,
+    Answer, Call, Completed, Exchange, GenerateOptions, Guard, GuardError, GuardFormat, GuardInfo,
+    JudgeOptions, Reason, Task, TextGenerator, Usage, Verdict,
 };
 
 /// A guard that asks a text generator in the words of a format and reads the answer.
@@ -77,9 +77,7 @@ impl<'a> Case<'a> {
             return Self { exchange, calls: Vec::new(), verdict: Ok(verdict) };
         }
         match format.plan(exchange) {
-            Ok(calls) => {
-                Self { exchange, calls, verdict: Ok(Verdict::undetermined(Reason::NoAnswers)) }
-            }
+            Ok(calls) => Self { exchange, calls, verdict: Ok(unanswered(format.tasks())) },
             Err(error) => Self { exchange, calls: Vec::new(), verdict: Err(error.into()) },
         }
     }
@@ -105,6 +103,22 @@ impl<'a> Case<'a> {
         }
         Ok(verdict)
     }
+}
+
+/// A verdict before any call is read: what the format does not judge is unsupported, all else
+/// has no answer yet.
+fn unanswered(tasks: &[Task]) -> Verdict {
+    fn answer<T>(tasks: &[Task], task: Task) -> Answer<T> {
+        match tasks.contains(&task) {
+            true => Answer::Undetermined(Reason::NoAnswers),
+            false => Answer::Unsupported,
+        }
+    }
+    Verdict::new(
+        answer(tasks, Task::Request),
+        answer(tasks, Task::Completion),
+        answer(tasks, Task::Response),
+    )
 }
 
 impl<G, F> Guard for ReasoningGuard<G, F>

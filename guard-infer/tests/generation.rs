@@ -126,8 +126,13 @@ fn the_context_ends_a_text() {
 }
 
 #[test]
-fn a_passed_deadline_ends_a_text_after_one_token() {
-    assert_eq!(finish(&options(|o| o.deadline = Some(Duration::ZERO))), (Finish::Deadline, 1));
+fn a_deadline_ends_what_goes_on_and_what_has_not_begun() {
+    assert_eq!(finish(&options(|o| o.deadline = Some(Duration::ZERO))), (Finish::Deadline, 0));
+    let (finish, tokens) = finish(&options(|o| {
+        o.max_tokens = 500;
+        o.deadline = Some(Duration::from_millis(5));
+    }));
+    assert!(finish == Finish::Deadline && tokens < 500, "{finish} after {tokens}");
 }
 
 #[test]

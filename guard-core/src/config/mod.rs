@@ -77,7 +77,8 @@ pub enum RopeScaling {
         /// The context before scaling.
         original_max_positions: usize,
     },
-    /// Each frequency is divided by its own factor: what a GGUF file stores as `rope_freqs`.
+    /// Each frequency is divided by its own factor: what a GGUF file stores as `rope_freqs`, where
+    /// that is not LLaMA 3's scaling. The hub's format cannot express it.
     PerFrequency {
         /// One factor a pair of dimensions, `head_dim / 2` in all.
         factors: Vec<f64>,

@@ -17,3 +17,4 @@ pub use parameters::RandomInit;
 pub use step::{ModelError, TokenBatch};
 
 pub(crate) use parameters::Parameters;
+pub(crate) use rope::scaled;

@@ -49,7 +49,7 @@ impl Rope {
 ///
 /// LLaMA 3.1 keeps fast pairs, divides slow ones by the factor and blends between, by how many
 /// turns a pair makes in the original context.
-fn scaled(frequency: f64, pair: usize, scaling: &RopeScaling) -> f64 {
+pub(crate) fn scaled(frequency: f64, pair: usize, scaling: &RopeScaling) -> f64 {
     match scaling {
         RopeScaling::None => frequency,
         RopeScaling::Linear { factor } => frequency / factor,

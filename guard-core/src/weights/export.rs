@@ -143,7 +143,7 @@ impl Named {
 
         let mut collector = Collector(Vec::new());
         model.visit(&mut collector);
-        let names = survey(model.config()).into_iter().map(|(name, _)| name);
+        let names = survey(model.config(), &model.device()).into_iter().map(|(name, _)| name);
         names.zip(collector.0).map(|(name, value)| Self { name, value }).collect()
     }
 }

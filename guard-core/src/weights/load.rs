@@ -81,22 +81,26 @@ pub(super) fn load(
     options: LoadOptions,
     device: &Device,
 ) -> Result<(Llama, LoadReport), WeightsError> {
-    let mut report = compare(store, config)?;
+    let needed = survey(config, device);
+    let mut report = compare(store, config, &needed)?;
     let faulty = !report.missing.is_empty() || !report.mismatched.is_empty();
     if faulty || (!options.allow_unused && !report.unused.is_empty()) {
         return Err(WeightsError::Mismatch(Box::new(report)));
     }
     let model = Llama::new(config, &mut StoredParameters { store, options, device })?;
-    report.loaded = survey(config).len();
+    report.loaded = needed.len();
     report.bytes = config.parameter_count() * options.weight_type.bytes();
     Ok((model, report))
 }
 
 /// What the model needs against what is stored, before anything is allocated.
-fn compare(store: &TensorStore, config: &LlamaConfig) -> Result<LoadReport, WeightsError> {
-    let needed = survey(config);
+fn compare(
+    store: &TensorStore,
+    config: &LlamaConfig,
+    needed: &[(String, Vec<usize>)],
+) -> Result<LoadReport, WeightsError> {
     let mut report = LoadReport::default();
-    for (name, expected) in &needed {
+    for (name, expected) in needed {
         match store.tensors.get(name) {
             None => report.missing.push(name.clone()),
             Some(stored) if stored.shape != *expected => report.mismatched.push(ShapeMismatch {
@@ -133,10 +137,10 @@ fn is_copied_head(
 }
 
 /// The names and shapes of a model's parameters, found out by building one that holds nothing.
-pub(super) fn survey(config: &LlamaConfig) -> Vec<(String, Vec<usize>)> {
-    struct Survey(Vec<(String, Vec<usize>)>);
+pub(super) fn survey(config: &LlamaConfig, device: &Device) -> Vec<(String, Vec<usize>)> {
+    struct Survey<'a>(Vec<(String, Vec<usize>)>, &'a Device);
 
-    impl Parameters for Survey {
+    impl Parameters for Survey<'_> {
         type Error = std::convert::Infallible;
 
         fn take<const D: usize>(
@@ -145,11 +149,11 @@ pub(super) fn survey(config: &LlamaConfig) -> Vec<(String, Vec<usize>)> {
             shape: [usize; D],
         ) -> Result<Tensor<D>, Self::Error> {
             self.0.push((name.to_owned(), shape.to_vec()));
-            Ok(Tensor::zeros([1; D], &Device::default()))
+            Ok(Tensor::zeros([1; D], self.1))
         }
     }
 
-    let mut survey = Survey(Vec::new());
+    let mut survey = Survey(Vec::new(), device);
     match Llama::new(config, &mut survey) {
         Ok(_) => survey.0,
         Err(never) => match never {},
