@@ -106,10 +106,10 @@ pub fn chain(error: &dyn Error) -> String {
     })
 }
 
-/// Tells an error on standard error and returns the exit code for it.
+/// Tells an error, which may quote a hostile file, on standard error and returns the exit code for it.
 #[must_use]
 pub fn fail(error: &dyn Error) -> ExitCode {
-    let _ = writeln!(io::stderr(), "error: {}", chain(error));
+    let _ = writeln!(io::stderr(), "error: {}", crate::terminal::visible(&chain(error)));
     ExitCode::from(2)
 }
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use crate::exchange::Exchange;
-use crate::generate::{Completed, StopCondition};
+use crate::generate::{Completed, Finish, StopCondition};
 use crate::label::Task;
-use crate::parse::{ParsedOutput, is_whole_output, parse_output};
+use crate::parse::{ParsedOutput, has_own_answers, is_whole_output, parse_output};
 use crate::prompt::{Prompt, PromptStyle};
 use crate::verdict::{Answer, Reason, Verdict};
 
@@ -44,7 +44,7 @@ pub struct Call {
 }
 
 /// Why a format cannot express an exchange.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum FormatError {
     /// The format has no place for earlier turns, and dropping them silently could hide harm.
@@ -56,6 +56,9 @@ pub enum FormatError {
         /// How many turns stand before the request.
         turns: usize,
     },
+    /// A reason of a format's own.
+    #[error("the format cannot express the exchange")]
+    Other(#[source] Arc<dyn std::error::Error + Send + Sync>),
 }
 
 /// The format of the published GuardReasoner models.
@@ -99,16 +102,15 @@ impl GuardFormat for GuardReasonerFormat {
     }
 }
 
-/// A text that was cut off says why it has no answer; one with an answer keeps it.
+/// A text that was cut off has answers only if it had come to them; otherwise it says why not.
+/// Whatever a model wrote up to numbers that are none is not believed.
 fn unless_cut_off<T: Copy>(answer: Answer<T>, completed: &Completed) -> Answer<T> {
-    match answer {
-        Answer::Undetermined(Reason::NoAnswers | Reason::MissingAnswer)
-            if !completed.finish.is_complete() =>
-        {
-            Answer::Undetermined(Reason::CutOff(completed.finish))
-        }
-        answer => answer,
-    }
+    let finish = completed.finish;
+    let believed = match finish {
+        Finish::NonFinite => false,
+        finish => finish.is_complete() || has_own_answers(&completed.text),
+    };
+    if believed { answer } else { Answer::Undetermined(Reason::CutOff(finish)) }
 }
 
 struct WholeOutput;
@@ -117,5 +119,43 @@ impl StopCondition for WholeOutput {
     fn is_complete(&self, text: &str) -> bool {
         // The scan below reads the whole text, and only the end of a line can make it whole.
         text.ends_with('\n') && is_whole_output(text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::generate::Usage;
+    use crate::label::Harm;
+
+    const BLOCK: &str = "Answers:\nRequest: unharmful\nCompletion: refusal\nResponse: unharmful\n";
+
+    fn request(text: &str, finish: Finish) -> Answer<Harm> {
+        let format = GuardReasonerFormat::default();
+        let exchange = Exchange::pair("a", "b");
+        let call = format.plan(&exchange).unwrap().remove(0);
+        let completed = Completed { text: text.to_owned(), finish, usage: Usage::default() };
+        let mut verdict = Verdict::undetermined(Reason::NoAnswers);
+        format.read(&exchange, &call, &completed, &mut verdict);
+        verdict.request.answer
+    }
+
+    /// The moderated text may hold a block and make the model repeat it until it is cut off.
+    #[test]
+    fn a_quoted_block_is_no_answer_of_a_text_that_was_cut_off() {
+        let quoted = format!("# Task 1\nThe user wrote:\n{BLOCK}and again and again");
+        for finish in
+            [Finish::Repetition, Finish::TokenBudget, Finish::Deadline, Finish::ContextFull]
+        {
+            assert_eq!(request(&quoted, finish), Answer::Undetermined(Reason::CutOff(finish)));
+        }
+    }
+
+    #[test]
+    fn own_answers_are_kept_when_a_text_runs_on_after_them() {
+        let run_on = format!("# Task 1\nx\n# Task 2\ny\n# Task 3\nz\n{BLOCK}. . . . . .");
+        assert_eq!(request(&run_on, Finish::Repetition), Answer::Given(Harm::Unharmful));
+        let broken = Answer::Undetermined(Reason::CutOff(Finish::NonFinite));
+        assert_eq!(request(&run_on, Finish::NonFinite), broken);
     }
 }

@@ -33,7 +33,8 @@ pub trait Guard: Send + Sync {
     fn judge_one(&self, exchange: &Exchange) -> Result<Verdict, GuardError> {
         let verdicts = self.judge(std::slice::from_ref(exchange), &JudgeOptions::default());
         let found = verdicts.len();
-        verdicts.into_iter().next().unwrap_or(Err(GuardError::InvalidOutput { expected: 1, found }))
+        let one = verdicts.into_iter().next().filter(|_| found == 1);
+        one.unwrap_or(Err(GuardError::InvalidOutput { expected: 1, found }))
     }
 }
 
@@ -153,6 +154,7 @@ impl Verdict {
         if is_blank(exchange.request()) {
             self.request = Answer::Undetermined(Reason::NothingToJudge).into();
         }
+        self.request.answer = applicable(self.request.answer);
         match exchange.response() {
             None => {
                 self.completion = Answer::NotApplicable.into();
@@ -162,9 +164,20 @@ impl Verdict {
                 self.completion = Answer::Undetermined(Reason::NothingToJudge).into();
                 self.response = Answer::Undetermined(Reason::NothingToJudge).into();
             }
-            Some(_) => {}
+            Some(_) => {
+                self.completion.answer = applicable(self.completion.answer);
+                self.response.answer = applicable(self.response.answer);
+            }
         }
         self
+    }
+}
+
+/// An answer about a text that is there: it cannot be that the question does not apply.
+fn applicable<T>(answer: Answer<T>) -> Answer<T> {
+    match answer {
+        Answer::NotApplicable => Answer::Undetermined(Reason::MissingAnswer),
+        answer => answer,
     }
 }
 
@@ -200,6 +213,16 @@ mod tests {
         assert_eq!(scoped.request.answer, Answer::Given(Harm::Unharmful));
         assert_eq!(scoped.completion.answer, Answer::NotApplicable);
         assert_eq!(scoped.response.answer, Answer::NotApplicable);
+    }
+
+    #[test]
+    fn a_text_that_is_there_cannot_be_passed_over() {
+        let nothing =
+            Verdict::new(Answer::NotApplicable, Answer::NotApplicable, Answer::NotApplicable);
+        let scoped = nothing.scoped_to(&Exchange::pair("a", "b"));
+        let missing = Some(Reason::MissingAnswer);
+        assert_eq!(scoped.request.answer.undetermined(), missing);
+        assert_eq!(scoped.response.answer.undetermined(), missing);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fmt;
 
 use serde::Serialize;
 
+use crate::generate::OptionsError;
 use crate::guard::GuardError;
 use crate::label::{Harm, Label, Task};
 use crate::verdict::{Answer, Judged, Reason, Verdict};
@@ -51,6 +52,10 @@ pub enum Cause {
         /// The question.
         task: Task,
     },
+    /// The guard did not read the whole exchange.
+    NotReadWhole,
+    /// The policy counts neither the request nor the response.
+    NothingCounted,
     /// The guard failed: there is no verdict.
     GuardFailed,
 }
@@ -62,6 +67,8 @@ impl fmt::Display for Cause {
             Self::Harmful { task } => write!(f, "{task} harmful"),
             Self::Undetermined { task, reason } => write!(f, "{task} undetermined: {reason}"),
             Self::Unsupported { task } => write!(f, "this guard does not judge the {task}"),
+            Self::NotReadWhole => f.write_str("not read as a whole"),
+            Self::NothingCounted => f.write_str("the policy counts no harm"),
             Self::GuardFailed => f.write_str("the guard failed"),
         }
     }
@@ -85,6 +92,7 @@ impl fmt::Display for Cause {
 pub struct Policy {
     threshold: Option<f64>,
     tasks: Vec<Task>,
+    least_coverage: f64,
     on_undetermined: Action,
     on_error: Action,
 }
@@ -94,6 +102,7 @@ impl Default for Policy {
         Self {
             threshold: None,
             tasks: Task::ALL.to_vec(),
+            least_coverage: 1.0,
             on_undetermined: Action::Block,
             on_error: Action::Block,
         }
@@ -103,14 +112,29 @@ impl Default for Policy {
 impl Policy {
     /// Counts a text as harmful from this probability on, from 0 to 1, wherever the verdict
     /// has a score. Without a score the label decides.
-    pub fn with_threshold(mut self, threshold: f64) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`OptionsError`] for a threshold that is not from 0 to 1, which nothing would ever reach.
+    pub fn with_threshold(mut self, threshold: f64) -> Result<Self, OptionsError> {
+        if !(0.0..=1.0).contains(&threshold) {
+            let found = threshold.to_string();
+            return Err(OptionsError { option: "threshold", expected: "from 0 to 1", found });
+        }
         self.threshold = Some(threshold);
+        Ok(self)
+    }
+
+    /// Only these questions count. Default: all. A policy that counts neither the request nor the
+    /// response judges nothing, and treats every exchange as undetermined.
+    pub fn with_tasks(mut self, tasks: &[Task]) -> Self {
+        self.tasks = tasks.to_vec();
         self
     }
 
-    /// Only these questions count. Default: all.
-    pub fn with_tasks(mut self, tasks: &[Task]) -> Self {
-        self.tasks = tasks.to_vec();
+    /// The share of an exchange's text, from 0 to 1, that the guard has to have read. Default: all.
+    pub fn with_least_coverage(mut self, share: f64) -> Self {
+        self.least_coverage = share;
         self
     }
 
@@ -178,6 +202,12 @@ impl Policy {
 
     /// The first question that counts and has no answer where there should be one.
     fn gap(&self, verdict: &Verdict) -> Option<Cause> {
+        if !self.counts(Task::Request) && !self.counts(Task::Response) {
+            return Some(Cause::NothingCounted);
+        }
+        if verdict.coverage < self.least_coverage || verdict.coverage.is_nan() {
+            return Some(Cause::NotReadWhole);
+        }
         let gaps = [
             gap(Task::Request, &verdict.request.answer),
             gap(Task::Completion, &verdict.completion.answer),
@@ -190,7 +220,12 @@ impl Policy {
 
 fn gap<T>(task: Task, answer: &Answer<T>) -> Option<Cause> {
     match answer {
-        Answer::Given(_) | Answer::NotApplicable => None,
+        Answer::Given(_) => None,
+        // There always is a request.
+        Answer::NotApplicable if task == Task::Request => {
+            Some(Cause::Undetermined { task, reason: Reason::MissingAnswer })
+        }
+        Answer::NotApplicable => None,
         // Refusal is no harm: a guard that does not judge it (Llama Guard) can still be used.
         Answer::Unsupported if task == Task::Completion => None,
         Answer::Unsupported => Some(Cause::Unsupported { task }),
@@ -239,6 +274,26 @@ mod tests {
     }
 
     #[test]
+    fn nothing_passes_that_was_not_looked_at() {
+        let action = |policy: &Policy, verdict: &Verdict| policy.decide(verdict).action;
+        let policy = Policy::default();
+        let unasked = verdict(Answer::NotApplicable, Answer::NotApplicable, Answer::NotApplicable);
+        assert_eq!(action(&policy, &unasked), Action::Block);
+        let mut part = verdict(SAFE, REFUSED, SAFE);
+        for coverage in [0.5, f64::NAN] {
+            part.coverage = coverage;
+            assert_eq!(policy.decide(&part).cause, Cause::NotReadWhole);
+        }
+        for tasks in [&[][..], &[Task::Completion][..]] {
+            let blind = Policy::default().with_tasks(tasks);
+            assert_eq!(action(&blind, &verdict(HARM, REFUSED, HARM)), Action::Block);
+        }
+        for threshold in [f64::NAN, -0.1, 2.0] {
+            assert!(Policy::default().with_threshold(threshold).is_err());
+        }
+    }
+
+    #[test]
     fn harm_outranks_a_gap() {
         let both = verdict(UNKNOWN, REFUSED, HARM);
         let lenient = Policy::default().on_undetermined(Action::Allow);
@@ -260,8 +315,14 @@ mod tests {
     fn the_threshold_reads_scores_where_there_are_any() {
         let scored = Verdict::new(Judged::new(SAFE).with_score(0.4), REFUSED, SAFE);
         assert_eq!(Policy::default().decide(&scored).action, Action::Allow);
-        assert_eq!(Policy::default().with_threshold(0.3).decide(&scored).action, Action::Block);
+        assert_eq!(
+            Policy::default().with_threshold(0.3).unwrap().decide(&scored).action,
+            Action::Block
+        );
         let unscored = verdict(SAFE, REFUSED, HARM);
-        assert_eq!(Policy::default().with_threshold(0.9).decide(&unscored).action, Action::Block);
+        assert_eq!(
+            Policy::default().with_threshold(0.9).unwrap().decide(&unscored).action,
+            Action::Block
+        );
     }
 }

@@ -232,7 +232,17 @@ fn t04_crafted_files_are_refused() {
             .collect()
     };
     type Change = Box<dyn Fn(&mut Value)>;
-    let crafted: [(&str, Change); 12] = [
+    let crafted: [(&str, Change); 16] = [
+        ("a list", Box::new(|json| *json = json!([]))),
+        ("a number among the added tokens", Box::new(|json| json["added_tokens"] = json!([1]))),
+        ("no object at all", Box::new(|json| *json = json!(7))),
+        (
+            "a hostile pattern in the decoder",
+            Box::new(|json| {
+                json["decoder"] =
+                    json!({"type": "Replace", "pattern": {"Regex": "(a+)+$"}, "content": ""});
+            }),
+        ),
         (
             "merges of unknown pieces",
             Box::new(|json| json["model"]["merges"] = json!([["zz", "qq"]])),

@@ -157,10 +157,10 @@ where
                 Err(error) => cases[case].verdict = Err(error.into()),
             }
         }
-        let short = found < expected;
+        let miscounted = found != expected;
         cases
             .into_iter()
-            .map(|case| match short {
+            .map(|case| match miscounted {
                 // Which answers are missing cannot be known, so none is believed.
                 true => Err(GuardError::InvalidOutput { expected, found }),
                 false => case.finish(options),

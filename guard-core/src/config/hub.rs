@@ -69,8 +69,11 @@ impl TokenIds {
 
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct HubRope {
-    #[serde(default, alias = "type", skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     rope_type: Option<String>,
+    /// The older name of `rope_type`; some files have both.
+    #[serde(default, rename = "type", skip_serializing)]
+    older_rope_type: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     rope_theta: Option<f64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -184,7 +187,7 @@ impl HubRope {
         let needed = |field, value: Option<f64>| {
             value.ok_or_else(|| out_of_range(field, &"missing", "a number"))
         };
-        match self.rope_type.as_deref() {
+        match self.rope_type.as_deref().or(self.older_rope_type.as_deref()) {
             None | Some("default") => Ok(RopeScaling::None),
             Some("linear") => {
                 Ok(RopeScaling::Linear { factor: needed("rope_scaling.factor", self.factor)? })

@@ -35,6 +35,13 @@ impl Block {
         self.answers.iter().all(|answer| !answer.values.is_empty())
     }
 
+    /// Adds the answers of a later block, of which some may differ.
+    fn contradict(&mut self, later: Self) {
+        for (answer, later) in self.answers.iter_mut().zip(later.answers) {
+            answer.values.extend(later.values);
+        }
+    }
+
     fn add(&mut self, fields: Vec<(Task, String)>, end: usize) {
         for (task, value) in fields {
             self.answers[task as usize].values.push(value);
@@ -45,11 +52,14 @@ impl Block {
 
 /// The block of answers that counts.
 pub(super) fn answer_block(text: &str) -> Option<Block> {
-    let mut complete = None;
+    let mut complete: Option<Block> = None;
     let mut partial = None;
-    let mut keep = |block: Option<Block>| match block {
-        Some(block) if block.is_complete() => complete = Some(block),
-        Some(block) if block.headed && !block.is_empty() => partial = Some(block),
+    let mut keep = |block: Option<Block>| match (block, &mut complete) {
+        (Some(block), _) if block.is_complete() => complete = Some(block),
+        // The model went on to answer again. What it says then cannot be weighed against the
+        // whole block, so answers that differ end as conflicting.
+        (Some(block), Some(complete)) => complete.contradict(block),
+        (Some(block), None) if block.headed && !block.is_empty() => partial = Some(block),
         _ => {}
     };
     let mut open: Option<Block> = None;
@@ -105,7 +115,11 @@ fn answer_fields(line: &str) -> Vec<(Task, String)> {
             Some((task, value)) => fields.push((task, value.to_ascii_lowercase())),
             // More text after a label: the line says something else than a label.
             None => match fields.last_mut() {
-                Some((_, value)) => value.push_str(part),
+                Some(_) if part.trim().is_empty() => {}
+                Some((_, value)) => {
+                    value.push(',');
+                    value.push_str(part);
+                }
                 None => return fields,
             },
         }

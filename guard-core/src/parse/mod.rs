@@ -22,12 +22,13 @@
 //! - The last block that names all three tasks counts. Without one, the last block under an
 //!   `Answers` line counts for the tasks that it names.
 //! - A label is a whole word, whatever its case. A line that says more than a label says none.
-//! - Two different answers to one task are none.
+//! - Two different answers to one task are none, also where the second stands in a block that is
+//!   not whole.
 
 mod answers;
 mod reasoning;
 
-use answers::{answer_block, read};
+use answers::{Block, answer_block, read};
 use reasoning::{heading, parse_reasoning};
 
 use crate::label::{Completion, Harm, Label, Task};
@@ -85,19 +86,28 @@ pub fn parse_output(text: &str) -> ParsedOutput {
 }
 
 /// Whether the text holds all the reasoning and a whole block of answers, so that whatever
-/// follows would be a repetition.
-///
-/// A block that stands before the heading of task 3 does not count: the model may be quoting
-/// one from the text that it judges.
+/// follows would be a repetition. The last word may still go on until its line has ended.
 #[must_use]
 pub fn is_whole_output(text: &str) -> bool {
-    let Some(block) = answer_block(text).filter(|block| block.is_complete()) else {
-        return false;
-    };
-    let headings: Vec<_> =
-        text[..block.start].lines().filter_map(heading).filter_map(|h| h.task_number()).collect();
-    let reasoned = headings.is_empty() || headings.contains(&3);
-    reasoned && text[block.end..].contains('\n')
+    whole_block_end(text).is_some_and(|end| text[end..].contains('\n'))
+}
+
+/// Whether a text that was cut off had come to its answers: what it says may be believed.
+///
+/// A block that stands before the heading of task 3 does not count: the model may be quoting
+/// one from the text that it judges, and have been kept from its own.
+#[must_use]
+pub fn has_own_answers(text: &str) -> bool {
+    whole_block_end(text).is_some()
+}
+
+/// Where a whole block of answers ends that comes after all the reasoning.
+fn whole_block_end(text: &str) -> Option<usize> {
+    let block = answer_block(text).filter(Block::is_complete)?;
+    let mut headings = text[..block.start].lines().filter_map(heading).peekable();
+    let reasoned =
+        headings.peek().is_none() || headings.any(|heading| heading.task_number() == Some(3));
+    reasoned.then_some(block.end)
 }
 
 /// Markup that models put round headings and labels. A quotation mark at the start of a line

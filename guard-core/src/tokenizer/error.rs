@@ -13,6 +13,9 @@ pub enum TokenizerError {
     /// The file is not JSON.
     #[error("not a tokenizer.json")]
     Json(#[from] serde_json::Error),
+    /// Something in the file is no JSON object, and has to be one.
+    #[error("{0} is not a JSON object")]
+    NotAnObject(&'static str),
     /// The file splits text with a regular expression that is not known to be harmless.
     #[error(
         "the tokenizer splits text with the unknown pattern `{pattern}`: a pattern can be made to \

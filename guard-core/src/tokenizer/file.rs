@@ -31,14 +31,11 @@ pub(super) struct Loaded {
 pub(super) fn load(json: &str, trust: Trust) -> Result<Loaded, TokenizerError> {
     let mut value: Value = serde_json::from_str(json)?;
     if trust == Trust::KnownPatterns {
-        check_patterns(&value["pre_tokenizer"])?;
-        check_patterns(&value["normalizer"])?;
+        check_patterns(&value)?;
     }
     check_ids(&value)?;
     let control = mark_added_tokens(&mut value)?;
-    // Either would change the length of texts silently.
-    value["truncation"] = Value::Null;
-    value["padding"] = Value::Null;
+    neutralise(&mut value)?;
     let text = value.to_string();
     drop(value);
     let mut tokenizer = guarded("loading a tokenizer.json", || {
@@ -46,6 +43,18 @@ pub(super) fn load(json: &str, trust: Trust) -> Result<Loaded, TokenizerError> {
     })?;
     tokenizer.set_encode_special_tokens(true);
     Ok(Loaded { tokenizer, control })
+}
+
+/// Switches off what would change texts silently or at random: cutting, padding, and dropping
+/// merges.
+fn neutralise(value: &mut Value) -> Result<(), TokenizerError> {
+    let fields = value.as_object_mut().ok_or(TokenizerError::NotAnObject("the file"))?;
+    fields.insert("truncation".to_owned(), Value::Null);
+    fields.insert("padding".to_owned(), Value::Null);
+    if let Some(model) = fields.get_mut("model").and_then(Value::as_object_mut) {
+        model.insert("dropout".to_owned(), Value::Null);
+    }
+    Ok(())
 }
 
 /// Runs code of the tokenizers crate, which panics on some crafted input.
@@ -90,14 +99,17 @@ fn check_ids(value: &Value) -> Result<(), TokenizerError> {
 /// Makes every added token special, so that none of them is matched in untrusted text, and
 /// returns them.
 fn mark_added_tokens(value: &mut Value) -> Result<Vec<(String, u32)>, TokenizerError> {
-    let Some(tokens) = value["added_tokens"].as_array_mut() else { return Ok(Vec::new()) };
+    let Some(tokens) = value.get_mut("added_tokens").and_then(Value::as_array_mut) else {
+        return Ok(Vec::new());
+    };
     let found = tokens.len() as u64;
     if found > MAX_ADDED {
         return Err(TokenizerError::TooMany { what: "added tokens", found, limit: MAX_ADDED });
     }
     let mut control = Vec::new();
     for token in tokens {
-        token["special"] = true.into();
+        let fields = token.as_object_mut().ok_or(TokenizerError::NotAnObject("an added token"))?;
+        fields.insert("special".to_owned(), true.into());
         let id = token["id"].as_u64().and_then(|id| u32::try_from(id).ok());
         let content = token["content"].as_str().filter(|content| !content.is_empty());
         control.extend(content.map(str::to_owned).zip(id));

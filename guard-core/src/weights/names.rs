@@ -34,18 +34,21 @@ pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
 /// The head, where it is not the embedding matrix.
 pub(super) const HEAD: &str = "lm_head.weight";
 
-/// The hub's name of a GGUF tensor; a name that is not known is kept.
+/// The hub's name of a GGUF tensor. A name that is not known is marked as GGUF's, so that it is
+/// never taken for one of the hub's.
 pub(super) fn from_gguf(name: &str) -> (String, Rotary) {
     if let Some((_, hub)) = TOP.iter().find(|(gguf, _)| *gguf == name) {
         return ((*hub).to_owned(), Rotary::No);
     }
     let in_block = name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
     let known = in_block.and_then(|(layer, part)| {
-        let layer: usize = layer.parse().ok()?;
+        // One spelling a layer: `00` is not `0`.
+        let number: usize =
+            layer.parse().ok().filter(|number: &usize| number.to_string() == layer)?;
         let (_, hub, rotary) = BLOCK.iter().find(|(gguf, _, _)| *gguf == part)?;
-        Some((format!("model.layers.{layer}.{hub}"), *rotary))
+        Some((format!("model.layers.{number}.{hub}"), *rotary))
     });
-    known.unwrap_or_else(|| (name.to_owned(), Rotary::No))
+    known.unwrap_or_else(|| (format!("gguf/{name}"), Rotary::No))
 }
 
 /// Whether a tensor may stand in a file although the model computes it itself: rotary
@@ -65,8 +68,9 @@ mod tests {
             from_gguf("blk.12.attn_q.weight"),
             ("model.layers.12.self_attn.q_proj.weight".to_owned(), Rotary::Query)
         );
-        for unknown in ["blk.x.attn_q.weight", "blk.1.attn_q", "blk.", "other"] {
-            assert_eq!(from_gguf(unknown), (unknown.to_owned(), Rotary::No));
+        for unknown in ["blk.x.attn_q.weight", "blk.00.attn_q.weight", "blk.", "model.norm.weight"]
+        {
+            assert_eq!(from_gguf(unknown), (format!("gguf/{unknown}"), Rotary::No));
         }
     }
 }

@@ -16,6 +16,9 @@ pub(in super::super) enum Value {
     Array(Vec<Value>),
 }
 
+/// More values than the longest vocabulary has.
+const MAX_VALUES: u64 = 1 << 22;
+
 /// How deep arrays of arrays may go; the known keys have none.
 const MAX_DEPTH: usize = 2;
 
@@ -55,7 +58,7 @@ impl Value {
         let kind = cursor.u32("an array")?;
         let count = cursor.u64("an array")?;
         // Every value takes at least a byte, so a count beyond the file is a lie.
-        let limit = cursor.remaining() as u64;
+        let limit = MAX_VALUES.min(cursor.remaining() as u64);
         if depth == 0 || count > limit {
             return Err(GgufFault::TooMany { what: "values of an array", found: count, limit });
         }

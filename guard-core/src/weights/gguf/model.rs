@@ -25,6 +25,7 @@ pub(super) fn config(
         .shape;
     let heads = metadata.size("llama.attention.head_count")?;
     let hidden_size = metadata.size("llama.embedding_length")?;
+    let head_dim = metadata.size_or("llama.attention.key_length", hidden_size / heads.max(1))?;
     let theta = metadata.float_or("llama.rope.freq_base", 10_000.0)?;
     let config = LlamaConfig {
         hidden_size,
@@ -32,11 +33,11 @@ pub(super) fn config(
         layers: metadata.size("llama.block_count")?,
         heads,
         kv_heads: metadata.size_or("llama.attention.head_count_kv", heads)?,
-        head_dim: metadata.size_or("llama.attention.key_length", hidden_size / heads.max(1))?,
+        head_dim,
         vocab_size: embedding.first().copied().unwrap_or(0),
         max_positions: metadata.size("llama.context_length")?,
         rms_norm_eps: metadata.float("llama.attention.layer_norm_rms_epsilon")?,
-        rope: RopeConfig { theta, scaling: scaling(metadata, theta, rope_factors)? },
+        rope: RopeConfig { theta, scaling: scaling(metadata, theta, head_dim, rope_factors)? },
         tied_head: !tensors.contains_key("output.weight"),
         bos: metadata.id("tokenizer.ggml.bos_token_id")?,
         eos: eos(metadata)?,
@@ -58,10 +59,12 @@ fn eos(metadata: &Metadata) -> Result<Vec<u32>, GgufFault> {
 fn scaling(
     metadata: &Metadata,
     theta: f64,
+    head_dim: usize,
     factors: Option<Vec<f64>>,
 ) -> Result<RopeScaling, GgufFault> {
     if let Some(factors) = factors {
-        return Ok(known_scaling(&factors, theta).unwrap_or(RopeScaling::PerFrequency { factors }));
+        return Ok(known_scaling(&factors, theta, head_dim)
+            .unwrap_or(RopeScaling::PerFrequency { factors }));
     }
     let Some(kind) = metadata.get("llama.rope.scaling.type") else { return Ok(RopeScaling::None) };
     match metadata.text("llama.rope.scaling.type")? {
@@ -79,14 +82,16 @@ fn scaling(
 
 /// The scaling of LLaMA 3.1 and 3.2, if that is where the factors come from. A GGUF file keeps
 /// only the factors, the hub only the four numbers behind them.
-fn known_scaling(factors: &[f64], theta: f64) -> Option<RopeScaling> {
+fn known_scaling(factors: &[f64], theta: f64, head_dim: usize) -> Option<RopeScaling> {
+    if 2 * factors.len() != head_dim {
+        return None;
+    }
     let scaling = RopeScaling::Llama3 {
         factor: factors.iter().copied().fold(1.0, f64::max),
         low_freq_factor: 1.0,
         high_freq_factor: 4.0,
         original_max_positions: 8192,
     };
-    let head_dim = 2 * factors.len();
     let alike = factors.iter().enumerate().all(|(pair, factor)| {
         let frequency = theta.powf(-((2 * pair) as f64) / head_dim as f64);
         let expected = frequency / scaled(frequency, pair, &scaling);
@@ -113,8 +118,8 @@ mod tests {
             f64::from((frequency / scaled(frequency, pair, &expected)) as f32)
         };
         let mut factors: Vec<f64> = (0..32).map(factor).collect();
-        assert_eq!(known_scaling(&factors, 500_000.0), Some(expected));
+        assert_eq!(known_scaling(&factors, 500_000.0, 64), Some(expected));
         factors[20] *= 1.01;
-        assert_eq!(known_scaling(&factors, 500_000.0), None);
+        assert_eq!(known_scaling(&factors, 500_000.0, 64), None);
     }
 }

@@ -30,14 +30,17 @@ impl GgufFile {
         let file = DataFile::open(path, access)?;
         let fault = |fault| WeightsError::Gguf { path: path.to_owned(), fault };
         let (metadata, mut tensors) = read_growing(&file)?.map_err(fault)?;
+        check_rope_factors(&tensors).map_err(fault)?;
         let factors = read_rope_factors(&file, &mut tensors)?;
         let config = super::model::config(&metadata, &tensors, factors).map_err(fault)?;
-        let tensors = tensors
-            .into_iter()
-            .map(|(name, entry)| entry.into_stored(&name, &config))
-            .collect::<Result<_, _>>()
-            .map_err(fault)?;
-        Ok(Self { config, store: TensorStore { files: vec![file], tensors }, metadata })
+        let mut store = TensorStore { files: vec![file], ..TensorStore::default() };
+        for (name, entry) in tensors {
+            let (hub, tensor) = entry.into_stored(&name, &config).map_err(fault)?;
+            if store.tensors.insert(hub.clone(), tensor).is_some() {
+                return Err(fault(GgufFault::Duplicate(hub)));
+            }
+        }
+        Ok(Self { config, store, metadata })
     }
 
     /// The file's vocabulary as the text of a `tokenizer.json`.
@@ -229,12 +232,25 @@ fn encoding(name: &str, kind: u32) -> Result<Encoding, GgufFault> {
     })
 }
 
+/// The tensor that holds rotary factors.
+const ROPE_FACTORS: &str = "rope_freqs.weight";
+
+/// Refuses more rotary factors than any head has, before they are read.
+fn check_rope_factors(tensors: &Entries) -> Result<(), GgufFault> {
+    const LIMIT: usize = 1 << 16;
+    let count = tensors.get(ROPE_FACTORS).map_or(0, |entry| entry.shape.iter().product());
+    if count <= LIMIT {
+        return Ok(());
+    }
+    Err(GgufFault::TooMany { what: "rotary factors", found: count as u64, limit: LIMIT as u64 })
+}
+
 /// Takes the rotary factors, which are configuration, out of the tensors.
 fn read_rope_factors(
     file: &DataFile,
     tensors: &mut Entries,
 ) -> Result<Option<Vec<f64>>, WeightsError> {
-    let Some(entry) = tensors.remove("rope_freqs.weight") else { return Ok(None) };
+    let Some(entry) = tensors.remove(ROPE_FACTORS) else { return Ok(None) };
     let mut factors: Vec<f32> = Vec::new();
     entry.encoding.decode(&file.read(entry.start..entry.end)?, &mut factors);
     Ok(Some(factors.into_iter().map(f64::from).collect()))

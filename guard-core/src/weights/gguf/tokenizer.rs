@@ -132,8 +132,10 @@ fn sentence_piece(
 fn merges_by_score<'a>(tokens: &[&'a str], scores: &[f64]) -> Vec<[&'a str; 2]> {
     let ids: BTreeMap<&str, usize> =
         tokens.iter().enumerate().map(|(id, token)| (*token, id)).collect();
+    // Longer pieces than any real one would make the work grow with the cube of their length.
+    const LONGEST: usize = 256;
     let mut merges = Vec::new();
-    for (id, token) in tokens.iter().enumerate() {
+    for (id, token) in tokens.iter().enumerate().filter(|(_, token)| token.len() <= LONGEST) {
         let cuts = token.char_indices().skip(1).map(|(at, _)| token.split_at(at));
         let known = cuts.filter_map(|(left, right)| Some((*ids.get(left)?, *ids.get(right)?)));
         let mut known: Vec<_> = known.collect();
