@@ -137,7 +137,7 @@ fn continue_file(
     items: &[Item],
 ) -> Outcome<()> {
     let items = &items[..items.len().min(arguments.limit.unwrap_or(usize::MAX))];
-    let (mut out, written) = lines::resume(arguments.output.as_deref())?;
+    let (mut out, written) = lines::resume(arguments.output.as_deref(), "predict")?;
     let done = written / options.samples;
     // A prompt whose samples were torn apart is written again from its first missing sample.
     let mut skip = written % options.samples;

@@ -121,7 +121,7 @@ fn judge_file(
     input: &std::path::Path,
 ) -> Outcome<()> {
     let items = lines::read::<Item>(input)?;
-    let (mut out, done) = lines::resume(arguments.output.as_deref())?;
+    let (mut out, done) = lines::resume(arguments.output.as_deref(), "action")?;
     let bar = progress::bar(done, items.len());
     let mut items = items.into_iter().skip(done).peekable();
     while items.peek().is_some() {

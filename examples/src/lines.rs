@@ -52,10 +52,13 @@ fn open(path: &Path) -> Outcome<File> {
 /// Opens a file of JSON lines to add to, and says how many whole lines it has. A torn last line
 /// is cut off. Standard output, for no path, is always empty.
 ///
+/// `field` is a field that every record of the program has: a file with other lines is not this
+/// program's, and is left alone.
+///
 /// # Errors
 ///
-/// When the file cannot be opened, read or cut.
-pub fn resume(path: Option<&Path>) -> Outcome<(Box<dyn Write>, usize)> {
+/// When the file cannot be opened, read or cut, or holds something else.
+pub fn resume(path: Option<&Path>, field: &str) -> Outcome<(Box<dyn Write>, usize)> {
     let Some(path) = path else { return Ok((Box::new(io::stdout()), 0)) };
     let mut file = OpenOptions::new()
         .create(true)
@@ -67,9 +70,24 @@ pub fn resume(path: Option<&Path>) -> Outcome<(Box<dyn Write>, usize)> {
     let mut text = Vec::new();
     file.read_to_end(&mut text)?;
     let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let mut done = 0;
+    for line in text[..whole].split_inclusive(|byte| *byte == b'\n') {
+        done += 1;
+        let record = serde_json::from_slice::<serde_json::Value>(line).unwrap_or_default();
+        if record.get(field).is_none() {
+            let path = path.display();
+            return Err(format!(
+                "line {done} of {path} is no earlier output, so nothing is added to it"
+            )
+            .into());
+        }
+    }
+    if done == 0 && !text.is_empty() && !text.starts_with(b"{") {
+        return Err(format!("{} is no earlier output", path.display()).into());
+    }
     file.set_len(whole as u64)?;
     file.seek(SeekFrom::End(0))?;
-    Ok((Box::new(file), text[..whole].iter().filter(|byte| **byte == b'\n').count()))
+    Ok((Box::new(file), done))
 }
 
 /// Writes one record and makes sure that it is out.
@@ -133,10 +151,22 @@ mod tests {
     fn a_torn_line_is_cut_and_the_rest_counted() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.jsonl");
-        std::fs::write(&path, "1\n2\n{\"half").unwrap();
-        let (mut out, done) = resume(Some(&path)).unwrap();
+        std::fs::write(&path, "{\"a\":1}\n{\"a\":2}\n{\"half").unwrap();
+        let (mut out, done) = resume(Some(&path), "a").unwrap();
         assert_eq!(done, 2);
-        write(&mut out, &3).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "1\n2\n3\n");
+        write(&mut out, &serde_json::json!({"a": 3})).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        assert_eq!(text, "{\"a\":1}\n{\"a\":2}\n{\"a\":3}\n");
+    }
+
+    #[test]
+    fn a_file_of_something_else_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("precious.jsonl");
+        for text in ["{\"prompt\":1}\n{\"prompt\":2}", "a text\n", "a text"] {
+            std::fs::write(&path, text).unwrap();
+            assert!(resume(Some(&path), "action").is_err());
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
     }
 }
