@@ -21,7 +21,7 @@ fi
 if [ -z "${PYTHON:-}" ]; then
     python3 -m venv "$out/venv"
     PYTHON=$out/venv/bin/python
-    "$PYTHON" -m pip install --quiet torch==2.15.0 transformers==5.23.0 tokenizers==0.23.3 gguf==0.19.0 safetensors==0.8.0 accelerate \
+    "$PYTHON" -m pip install --quiet torch==2.15.0 transformers==5.23.0 tokenizers==0.23.3 gguf==0.19.0 safetensors==0.8.0 accelerate==1.15.0 \
         || { echo "skipped: PyTorch cannot be had"; exit 0; }
 fi
 if [ ! -e "$out/cases.json" ]; then

@@ -82,7 +82,9 @@ pub fn resume(path: Option<&Path>, field: &str) -> Outcome<(Box<dyn Write>, usiz
             .into());
         }
     }
-    if done == 0 && !text.is_empty() && !text.starts_with(b"{") {
+    // A single torn line is cut only if it shows that it is ours.
+    let ours = String::from_utf8_lossy(&text).contains(&format!("\"{field}\""));
+    if done == 0 && !text.is_empty() && !ours {
         return Err(format!("{} is no earlier output", path.display()).into());
     }
     file.set_len(whole as u64)?;
@@ -163,7 +165,7 @@ mod tests {
     fn a_file_of_something_else_is_left_alone() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("precious.jsonl");
-        for text in ["{\"prompt\":1}\n{\"prompt\":2}", "a text\n", "a text"] {
+        for text in ["{\"prompt\":1}\n{\"prompt\":2}", "a text\n", "a text", "{\"prompt\":1}"] {
             std::fs::write(&path, text).unwrap();
             assert!(resume(Some(&path), "action").is_err());
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
