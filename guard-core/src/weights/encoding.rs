@@ -76,10 +76,14 @@ impl Encoding {
         }
     }
 
-    /// Bytes of a row of `columns` weights; `None` if that is no whole number of blocks.
+    /// Whether a row of `columns` weights is a whole number of blocks.
+    pub(super) fn fits(self, columns: usize) -> bool {
+        columns.is_multiple_of(self.block_len())
+    }
+
+    /// Bytes of a row of `columns` weights; `None` if that is more than the machine can count.
     pub(super) fn row_bytes(self, columns: usize) -> Option<usize> {
-        let whole = columns.is_multiple_of(self.block_len());
-        whole.then(|| columns / self.block_len() * self.block_bytes())
+        (columns / self.block_len()).checked_mul(self.block_bytes())
     }
 
     /// Decodes whole blocks and appends the weights to `out`.

@@ -188,12 +188,15 @@ impl Described {
     fn place(self, data_start: u64, file_len: u64) -> Result<Entry, GgufFault> {
         let columns = self.shape.last().copied().unwrap_or(0);
         let rows = self.shape.iter().rev().skip(1).try_fold(1_usize, |a, &b| a.checked_mul(b));
-        let row_bytes = self.encoding.row_bytes(columns).ok_or_else(|| GgufFault::OutOfRange {
-            what: format!("columns of `{}`", self.name),
-            found: columns.to_string(),
-            expected: format!("a multiple of {}", self.encoding.block_len()),
-        })?;
+        if !self.encoding.fits(columns) {
+            return Err(GgufFault::OutOfRange {
+                what: format!("columns of `{}`", self.name),
+                found: columns.to_string(),
+                expected: format!("a multiple of {}", self.encoding.block_len()),
+            });
+        }
         let place = || {
+            let row_bytes = self.encoding.row_bytes(columns)?;
             let bytes = u64::try_from(rows?.checked_mul(row_bytes)?).ok()?;
             let start = data_start.checked_add(self.offset)?;
             let end = start.checked_add(bytes)?;
@@ -329,6 +332,23 @@ mod tests {
             for (found, expected) in found.iter().zip(expected) {
                 assert!((found - expected).abs() <= 1e-6 * scale, "{name}: {found} {expected}");
             }
+        }
+    }
+
+    /// Every byte of a real header, each with the values that make lengths and sizes overflow.
+    #[test]
+    fn a_header_with_any_byte_changed_is_read_or_refused() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/gguf/quants.gguf");
+        let mut bytes = std::fs::read(path).unwrap();
+        let file_len = bytes.len() as u64;
+        bytes.truncate(4096);
+        for at in 0..bytes.len() {
+            let original = bytes[at];
+            for value in [0, 1, 0x3f, 0x7f, 0x80, 0xff] {
+                bytes[at] = value;
+                let _ = read_header(&bytes, file_len);
+            }
+            bytes[at] = original;
         }
     }
 
