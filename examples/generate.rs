@@ -2,15 +2,16 @@
 //!
 //! cargo run --release --example generate -- --model PATH --prompt "Once upon a time" --max-tokens 64
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
+use guard_examples::model::ModelArguments;
 use guard_examples::{progress, terminal};
 use guard_infer::{
-    Completed, DeviceName, Finish, GenerateError, GenerateOptions, LlamaGenerator, LoadOptions,
-    Prompt, Sampling, TextGenerator,
+    Completed, Finish, GenerateError, GenerateOptions, LlamaGenerator, LoadOptions, Prompt,
+    Sampling, TextGenerator,
 };
 use serde::{Deserialize, Serialize};
 
@@ -20,9 +21,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Continue prompts with a model.
 #[derive(Parser)]
 struct Arguments {
-    /// A model: a folder as the hub has it, or a .gguf file.
-    #[arg(long)]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArguments,
     /// A prompt to continue.
     #[arg(long, required_unless_present = "input")]
     prompt: Option<String>,
@@ -50,12 +50,6 @@ struct Arguments {
     /// The most prompts of the file. Default: all.
     #[arg(long)]
     limit: Option<usize>,
-    /// auto, cpu, cuda, vulkan, metal, rocm or wgpu, with an optional number such as cuda:1.
-    #[arg(long, default_value_t)]
-    device: DeviceName,
-    /// How many texts are generated side by side.
-    #[arg(long, default_value_t = 16)]
-    rows: usize,
 }
 
 #[derive(Clone, Deserialize)]
@@ -86,13 +80,13 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Outcome<()> {
     let options = options(arguments)?;
-    let device = arguments.device.open()?;
-    let generator = LlamaGenerator::open(&arguments.model, LoadOptions::default(), &device)?
-        .with_max_rows(arguments.rows);
+    let device = arguments.model.device.open()?;
+    let generator = LlamaGenerator::open(&arguments.model.model, LoadOptions::default(), &device)?
+        .with_max_rows(arguments.model.rows());
     match (&arguments.input, &arguments.prompt) {
         (Some(input), _) => {
             let items = lines::read::<Item>(input)?.into_iter().collect::<Result<Vec<_>, _>>()?;
-            continue_file(&generator, &options, arguments, &items)
+            continue_file(&generator, &options, arguments, input, &items)
         }
         (None, Some(prompt)) => continue_one(&generator, &options, prompt),
         (None, None) => Ok(()),
@@ -100,10 +94,10 @@ fn run(arguments: &Arguments) -> Outcome<()> {
 }
 
 fn options(arguments: &Arguments) -> Outcome<GenerateOptions> {
-    let mut options = GenerateOptions::default();
-    options.max_tokens = arguments.max_tokens;
-    options.samples = arguments.samples;
-    options.seed = arguments.seed;
+    let mut options = GenerateOptions::default()
+        .with_max_tokens(arguments.max_tokens)
+        .with_samples(arguments.samples)
+        .with_seed(arguments.seed);
     if arguments.temperature != 0.0 {
         let (temperature, top_p) = (arguments.temperature, arguments.top_p);
         options.sampling = Sampling::TopP { temperature, top_p };
@@ -134,15 +128,16 @@ fn continue_file(
     generator: &LlamaGenerator,
     options: &GenerateOptions,
     arguments: &Arguments,
+    input: &Path,
     items: &[Item],
 ) -> Outcome<()> {
     let items = &items[..items.len().min(arguments.limit.unwrap_or(usize::MAX))];
-    let (mut out, written) = lines::resume(arguments.output.as_deref(), "predict")?;
+    let (mut out, written) = lines::resume(arguments.output.as_deref(), input, "predict")?;
     let done = written / options.samples;
     // A prompt whose samples were torn apart is written again from its first missing sample.
     let mut skip = written % options.samples;
     let bar = progress::bar(done, items.len());
-    for batch in items.get(done..).unwrap_or_default().chunks(arguments.rows.max(1)) {
+    for batch in items.get(done..).unwrap_or_default().chunks(arguments.model.rows()) {
         let prompts: Vec<Prompt> = batch.iter().map(|item| Prompt::text(&item.prompt)).collect();
         for (item, result) in batch.iter().zip(generator.generate(&prompts, options)) {
             for prediction in predictions(item, &result, options.samples).skip(skip) {

@@ -7,11 +7,12 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
+use guard_examples::model::ModelArguments;
 use guard_examples::{progress, terminal};
 use guard_infer::{
-    Decision, DeviceName, Exchange, Guard, GuardBuilder, GuardError, JudgeOptions, Policy,
-    PromptStyle, Verdict,
+    Decision, Exchange, Guard, GuardBuilder, GuardError, JudgeOptions, Policy, PromptStyle, Verdict,
 };
+use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
 #[global_allocator]
@@ -20,9 +21,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Judge a request, and the response to it, with a guard model.
 #[derive(Parser)]
 struct Arguments {
-    /// A model: a folder as the hub has it, or a .gguf file.
-    #[arg(long)]
-    model: PathBuf,
+    #[command(flatten)]
+    model: ModelArguments,
     /// The request to judge.
     #[arg(long, required_unless_present = "input")]
     prompt: Option<String>,
@@ -38,39 +38,40 @@ struct Arguments {
     /// Print one exchange's verdict as JSON.
     #[arg(long)]
     json: bool,
-    /// auto, cpu, cuda, vulkan, metal, rocm or wgpu, with an optional number such as cuda:1.
-    #[arg(long, default_value_t)]
-    device: DeviceName,
     /// How the model is asked: benchmark, deploy or chat.
     #[arg(long, default_value_t)]
     style: PromptStyle,
     /// The most tokens of reasoning and answers.
     #[arg(long, default_value_t = 2048)]
     max_tokens: usize,
-    /// How many exchanges of a file are judged side by side.
-    #[arg(long, default_value_t = 16)]
-    rows: usize,
 }
 
+/// One line of input. A field that is not known may be a misspelt response, so it is an error;
+/// the other fields of the project's samples are known and not used.
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Item {
+    id: Option<serde_json::Value>,
     prompt: String,
-    #[serde(default)]
     response: Option<String>,
+    #[serde(rename = "source")]
+    _source: Option<IgnoredAny>,
+    #[serde(rename = "labels")]
+    _labels: Option<IgnoredAny>,
 }
 
-impl Item {
-    fn exchange(self) -> Exchange {
-        match self.response {
-            Some(response) => Exchange::pair(self.prompt, response),
-            None => Exchange::prompt(self.prompt),
-        }
+fn exchange(prompt: String, response: Option<String>) -> Exchange {
+    match response {
+        Some(response) => Exchange::pair(prompt, response),
+        None => Exchange::prompt(prompt),
     }
 }
 
 /// One line of output: a verdict, or why there is none. Either way there is a decision.
 #[derive(Serialize)]
 struct Judgement {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<serde_json::Value>,
     #[serde(flatten)]
     decision: Decision,
     #[serde(flatten)]
@@ -86,13 +87,12 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {
-    let guard = GuardBuilder::new(&arguments.model)
-        .device(arguments.device)
+    let guard = GuardBuilder::new(&arguments.model.model)
+        .device(arguments.model.device)
         .prompt_style(arguments.style)
-        .max_rows(arguments.rows)
+        .max_rows(arguments.model.rows())
         .build()?;
-    let mut options = JudgeOptions::default();
-    options.max_tokens = arguments.max_tokens;
+    let options = JudgeOptions::default().with_max_tokens(arguments.max_tokens);
     match &arguments.input {
         Some(input) => judge_file(&guard, &options, arguments, input),
         None => judge_one(&guard, &options, arguments),
@@ -101,10 +101,10 @@ fn run(arguments: &Arguments) -> Outcome<()> {
 
 fn judge_one(guard: &impl Guard, options: &JudgeOptions, arguments: &Arguments) -> Outcome<()> {
     let prompt = arguments.prompt.clone().unwrap_or_default();
-    let exchange = Item { prompt, response: arguments.response.clone() }.exchange();
+    let exchange = exchange(prompt, arguments.response.clone());
     for result in guard.judge(&[exchange], options) {
         if arguments.json {
-            lines::write(&mut std::io::stdout(), &Judgement::new(result))?;
+            lines::write(&mut std::io::stdout(), &Judgement::new(None, result))?;
         } else {
             let verdict = result?;
             let decision = Policy::default().decide(&verdict);
@@ -121,11 +121,11 @@ fn judge_file(
     input: &std::path::Path,
 ) -> Outcome<()> {
     let items = lines::read::<Item>(input)?;
-    let (mut out, done) = lines::resume(arguments.output.as_deref(), "action")?;
+    let (mut out, done) = lines::resume(arguments.output.as_deref(), input, "action")?;
     let bar = progress::bar(done, items.len());
     let mut items = items.into_iter().skip(done).peekable();
     while items.peek().is_some() {
-        let batch: Vec<_> = items.by_ref().take(arguments.rows.max(1)).collect();
+        let batch: Vec<_> = items.by_ref().take(arguments.model.rows()).collect();
         for judgement in judge_batch(guard, options, batch) {
             lines::write(&mut out, &judgement)?;
             bar.inc(1);
@@ -141,26 +141,31 @@ fn judge_batch(
     options: &JudgeOptions,
     batch: Vec<Result<Item, String>>,
 ) -> Vec<Judgement> {
-    let batch: Vec<Result<Exchange, String>> =
-        batch.into_iter().map(|item| item.map(Item::exchange)).collect();
-    let readable: Vec<Exchange> = batch.iter().flatten().cloned().collect();
-    let mut results = guard.judge(&readable, options).into_iter();
-    let judgements = batch.into_iter().map(|item| match item {
-        Ok(_) => results.next().map(Judgement::new),
+    let mut exchanges = Vec::new();
+    let mut ids = Vec::new();
+    for item in batch {
+        ids.push(item.map(|item| {
+            exchanges.push(exchange(item.prompt, item.response));
+            item.id
+        }));
+    }
+    let mut results = guard.judge(&exchanges, options).into_iter();
+    let judgements = ids.into_iter().map(|id| match id {
+        Ok(id) => results.next().map(|result| Judgement::new(id, result)),
         Err(error) => {
             let decision = Policy::default().decide_without_verdict();
-            Some(Judgement { decision, verdict: None, error: Some(error) })
+            Some(Judgement { id: None, decision, verdict: None, error: Some(error) })
         }
     });
     judgements.flatten().collect()
 }
 
 impl Judgement {
-    fn new(result: Result<Verdict, GuardError>) -> Self {
+    fn new(id: Option<serde_json::Value>, result: Result<Verdict, GuardError>) -> Self {
         let decision = Policy::default().decide_result(&result);
         match result {
-            Ok(verdict) => Self { decision, verdict: Some(verdict), error: None },
-            Err(error) => Self { decision, verdict: None, error: Some(lines::chain(&error)) },
+            Ok(verdict) => Self { id, decision, verdict: Some(verdict), error: None },
+            Err(error) => Self { id, decision, verdict: None, error: Some(lines::chain(&error)) },
         }
     }
 }

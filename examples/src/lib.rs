@@ -1,6 +1,7 @@
-//! What the examples share: reading and writing JSON lines, showing verdicts and progress.
+//! What the examples share: their flags, JSON lines in and out, showing verdicts and progress.
 
 pub mod lines;
+pub mod model;
 pub mod progress;
 pub mod terminal;
 

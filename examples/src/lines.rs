@@ -10,6 +10,8 @@ use std::process::ExitCode;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use crate::terminal;
+
 /// The result of an example.
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
 
@@ -53,13 +55,18 @@ fn open(path: &Path) -> Outcome<File> {
 /// is cut off. Standard output, for no path, is always empty.
 ///
 /// `field` is a field that every record of the program has: a file with other lines is not this
-/// program's, and is left alone.
+/// program's, and is left alone. So is the file that `input` names.
 ///
 /// # Errors
 ///
-/// When the file cannot be opened, read or cut, or holds something else.
-pub fn resume(path: Option<&Path>, field: &str) -> Outcome<(Box<dyn Write>, usize)> {
+/// When the file cannot be opened, read or cut, holds something else, or is the input.
+pub fn resume(path: Option<&Path>, input: &Path, field: &str) -> Outcome<(Box<dyn Write>, usize)> {
     let Some(path) = path else { return Ok((Box::new(io::stdout()), 0)) };
+    if let (Ok(input), Ok(output)) = (input.canonicalize(), path.canonicalize())
+        && input == output
+    {
+        return Err(format!("{} is both input and output", path.display()).into());
+    }
     let mut file = OpenOptions::new()
         .create(true)
         .truncate(false)
@@ -98,10 +105,27 @@ pub fn resume(path: Option<&Path>, field: &str) -> Outcome<(Box<dyn Write>, usiz
 ///
 /// When it cannot be written.
 pub fn write<T: Serialize>(out: &mut dyn Write, record: &T) -> Outcome<()> {
-    let mut line = serde_json::to_string(record)?;
+    let mut line = escaped(&serde_json::to_string(record)?);
     line.push('\n');
     out.write_all(line.as_bytes())?;
     Ok(out.flush()?)
+}
+
+/// The same JSON with characters that could steer a terminal, or hide text from its reader,
+/// escaped. They can only stand inside strings.
+fn escaped(json: &str) -> String {
+    let mut out = String::with_capacity(json.len());
+    for c in json.chars() {
+        if terminal::is_hidden(c) {
+            let mut units = [0; 2];
+            for unit in c.encode_utf16(&mut units) {
+                out.push_str(&format!("\\u{unit:04x}"));
+            }
+        } else {
+            out.push(c);
+        }
+    }
+    out
 }
 
 /// Prints text, unless nobody reads it any more.
@@ -129,7 +153,7 @@ pub fn chain(error: &dyn Error) -> String {
 /// Tells an error, which may quote a hostile file, on standard error and returns the exit code for it.
 #[must_use]
 pub fn fail(error: &dyn Error) -> ExitCode {
-    let _ = writeln!(io::stderr(), "error: {}", crate::terminal::visible(&chain(error)));
+    let _ = writeln!(io::stderr(), "error: {}", terminal::visible(&chain(error)));
     ExitCode::from(2)
 }
 
@@ -154,11 +178,31 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("out.jsonl");
         std::fs::write(&path, "{\"a\":1}\n{\"a\":2}\n{\"half").unwrap();
-        let (mut out, done) = resume(Some(&path), "a").unwrap();
+        let (mut out, done) = resume(Some(&path), Path::new("-"), "a").unwrap();
         assert_eq!(done, 2);
         write(&mut out, &serde_json::json!({"a": 3})).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, "{\"a\":1}\n{\"a\":2}\n{\"a\":3}\n");
+    }
+
+    #[test]
+    fn the_input_is_never_written_to() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("verdicts.jsonl");
+        std::fs::write(&path, "{\"action\":1}\n").unwrap();
+        let other = folder.path().join(".").join("verdicts.jsonl");
+        let error = resume(Some(&path), &other, "action").err().unwrap();
+        assert!(error.to_string().ends_with("is both input and output"), "{error}");
+    }
+
+    #[test]
+    fn json_cannot_steer_a_terminal_and_stays_the_same_value() {
+        let hostile = "\u{9b}2J\u{202e}txt\u{7f}\u{e0041}\u{200b}\n\"é";
+        let mut line = Vec::new();
+        write(&mut line, &hostile).unwrap();
+        let line = String::from_utf8(line).unwrap();
+        assert_eq!(line.trim_end().chars().filter(|c| terminal::is_hidden(*c)).count(), 0);
+        assert_eq!(serde_json::from_str::<String>(&line).unwrap(), hostile);
     }
 
     #[test]
@@ -167,7 +211,7 @@ mod tests {
         let path = folder.path().join("precious.jsonl");
         for text in ["{\"prompt\":1}\n{\"prompt\":2}", "a text\n", "a text", "{\"prompt\":1}"] {
             std::fs::write(&path, text).unwrap();
-            assert!(resume(Some(&path), "action").is_err());
+            assert!(resume(Some(&path), Path::new("-"), "action").is_err());
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         }
     }

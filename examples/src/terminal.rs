@@ -118,7 +118,7 @@ pub fn visible(text: &str) -> String {
         match c {
             '\n' => out.push(c),
             '\t' => out.push(' '),
-            c if c.is_control() || is_invisible(c) => {
+            c if is_hidden(c) => {
                 let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
             }
             c => out.push(c),
@@ -127,9 +127,11 @@ pub fn visible(text: &str) -> String {
     out
 }
 
-/// Zero-width characters, changes of direction, and tag characters.
-fn is_invisible(c: char) -> bool {
-    matches!(c,
+/// Whether a character steers a terminal or hides text: control characters, zero-width
+/// characters, changes of direction, and tag characters.
+pub(crate) fn is_hidden(c: char) -> bool {
+    c.is_control()
+        || matches!(c,
         '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}' | '\u{e0100}'..='\u{e01ef}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}'
         | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }

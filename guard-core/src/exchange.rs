@@ -1,6 +1,10 @@
 //! What is judged: a request, and the response to it when there is one.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
+
+use crate::redacted::Redacted;
 
 /// Who wrote a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -15,8 +19,9 @@ pub enum Role {
     Assistant,
 }
 
-/// One turn of a conversation. Its text is untrusted, whoever wrote it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// One turn of a conversation. Its text is untrusted, whoever wrote it; `Debug` shows its length
+/// only.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Message {
     /// Who wrote it.
     pub role: Role,
@@ -28,6 +33,15 @@ impl Message {
     /// A message of this role.
     pub fn new(role: Role, content: impl Into<String>) -> Self {
         Self { role, content: content.into() }
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Message")
+            .field("role", &self.role)
+            .field("content", &Redacted(&self.content))
+            .finish()
     }
 }
 

@@ -36,11 +36,20 @@ pub trait GuardFormat: Send + Sync {
 
 /// One question to a model.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Call {
     /// What the model reads.
     pub prompt: Prompt,
     /// The tasks that this call answers.
     pub tasks: Vec<Task>,
+}
+
+impl Call {
+    /// A question whose answer tells about these tasks.
+    #[must_use]
+    pub fn new(prompt: Prompt, tasks: &[Task]) -> Self {
+        Self { prompt, tasks: tasks.to_vec() }
+    }
 }
 
 /// Why a format cannot express an exchange.
@@ -82,7 +91,7 @@ impl GuardFormat for GuardReasonerFormat {
 
     fn plan(&self, exchange: &Exchange) -> Result<Vec<Call>, FormatError> {
         match exchange.history().len() {
-            0 => Ok(vec![Call { prompt: self.style.render(exchange), tasks: Task::ALL.to_vec() }]),
+            0 => Ok(vec![Call::new(self.style.render(exchange), &Task::ALL)]),
             turns => Err(FormatError::HistoryUnsupported { turns }),
         }
     }
@@ -125,7 +134,6 @@ impl StopCondition for WholeOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::generate::Usage;
     use crate::label::Harm;
 
     const BLOCK: &str = "Answers:\nRequest: unharmful\nCompletion: refusal\nResponse: unharmful\n";
@@ -134,7 +142,7 @@ mod tests {
         let format = GuardReasonerFormat::default();
         let exchange = Exchange::pair("a", "b");
         let call = format.plan(&exchange).unwrap().remove(0);
-        let completed = Completed { text: text.to_owned(), finish, usage: Usage::default() };
+        let completed = Completed::new(text, finish);
         let mut verdict = Verdict::undetermined(Reason::NoAnswers);
         format.read(&exchange, &call, &completed, &mut verdict);
         verdict.request.answer

@@ -7,6 +7,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::prompt::Prompt;
+use crate::redacted::Redacted;
 
 /// Something that continues prompts: a local model, a remote server, or a scripted double.
 ///
@@ -137,6 +138,55 @@ impl fmt::Debug for GenerateOptions {
 }
 
 impl GenerateOptions {
+    /// The same options with at most so many tokens a completion.
+    #[must_use]
+    pub fn with_max_tokens(mut self, tokens: usize) -> Self {
+        self.max_tokens = tokens;
+        self
+    }
+
+    /// The same options with another way to choose tokens.
+    #[must_use]
+    pub fn with_sampling(mut self, sampling: Sampling) -> Self {
+        self.sampling = sampling;
+        self
+    }
+
+    /// The same options with so many completions a prompt.
+    #[must_use]
+    pub fn with_samples(mut self, samples: usize) -> Self {
+        self.samples = samples;
+        self
+    }
+
+    /// The same options with another seed.
+    #[must_use]
+    pub fn with_seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// The same options with another rule for looping texts; `None` never gives one up.
+    #[must_use]
+    pub fn with_repetition(mut self, repetition: Option<RepetitionStop>) -> Self {
+        self.repetition = repetition;
+        self
+    }
+
+    /// The same options with a limit of wall time for the whole call.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// The same options with a condition that ends a completion early.
+    #[must_use]
+    pub fn with_stop(mut self, stop: Arc<dyn StopCondition>) -> Self {
+        self.stop = Some(stop);
+        self
+    }
+
     /// The most samples a prompt that [`GenerateOptions::validate`] accepts.
     pub const MAX_SAMPLES: usize = 64;
 
@@ -235,6 +285,7 @@ impl fmt::Display for Finish {
 
 /// What a completion cost.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
 pub struct Usage {
     /// Tokens of the prompt, the beginning-of-text token included.
     pub prompt_tokens: usize,
@@ -244,8 +295,30 @@ pub struct Usage {
     pub latency_ms: u64,
 }
 
+impl Usage {
+    /// The cost of a completion of so many tokens that took this long.
+    #[must_use]
+    pub fn new(prompt_tokens: usize, completion_tokens: usize, latency: Duration) -> Self {
+        let latency_ms = latency.as_millis().try_into().unwrap_or(u64::MAX);
+        Self { prompt_tokens, completion_tokens, latency_ms }
+    }
+
+    /// The cost of two completions that ran side by side: their tokens, and the longer time.
+    #[must_use]
+    pub fn beside(self, other: Self) -> Self {
+        Self {
+            prompt_tokens: self.prompt_tokens.saturating_add(other.prompt_tokens),
+            completion_tokens: self.completion_tokens.saturating_add(other.completion_tokens),
+            latency_ms: self.latency_ms.max(other.latency_ms),
+        }
+    }
+}
+
 /// The text that a generator wrote.
-#[derive(Clone, Debug, PartialEq, Eq)]
+///
+/// It may repeat the moderated text, so `Debug` shows its length only.
+#[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Completed {
     /// The text, without the prompt and without control tokens.
     pub text: String,
@@ -253,6 +326,30 @@ pub struct Completed {
     pub finish: Finish,
     /// What it cost.
     pub usage: Usage,
+}
+
+impl Completed {
+    /// A text that ended for this reason and cost nothing.
+    pub fn new(text: impl Into<String>, finish: Finish) -> Self {
+        Self { text: text.into(), finish, usage: Usage::default() }
+    }
+
+    /// The same text with what it cost.
+    #[must_use]
+    pub fn with_usage(mut self, usage: Usage) -> Self {
+        self.usage = usage;
+        self
+    }
+}
+
+impl fmt::Debug for Completed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Completed")
+            .field("text", &Redacted(&self.text))
+            .field("finish", &self.finish)
+            .field("usage", &self.usage)
+            .finish()
+    }
 }
 
 #[cfg(test)]

@@ -38,44 +38,34 @@ pub trait Guard: Send + Sync {
     }
 }
 
-impl<G: Guard + ?Sized> Guard for Arc<G> {
-    fn info(&self) -> &GuardInfo {
-        (**self).info()
-    }
+/// A guard behind a pointer is a guard.
+macro_rules! forward_guard {
+    ($($pointer:ty),+) => {$(
+        impl<G: Guard + ?Sized> Guard for $pointer {
+            fn info(&self) -> &GuardInfo {
+                (**self).info()
+            }
 
-    fn judge(
-        &self,
-        items: &[Exchange],
-        options: &JudgeOptions,
-    ) -> Vec<Result<Verdict, GuardError>> {
-        (**self).judge(items, options)
-    }
+            fn judge(
+                &self,
+                items: &[Exchange],
+                options: &JudgeOptions,
+            ) -> Vec<Result<Verdict, GuardError>> {
+                (**self).judge(items, options)
+            }
 
-    fn judge_one(&self, exchange: &Exchange) -> Result<Verdict, GuardError> {
-        (**self).judge_one(exchange)
-    }
+            fn judge_one(&self, exchange: &Exchange) -> Result<Verdict, GuardError> {
+                (**self).judge_one(exchange)
+            }
+        }
+    )+};
 }
 
-impl<G: Guard + ?Sized> Guard for Box<G> {
-    fn info(&self) -> &GuardInfo {
-        (**self).info()
-    }
-
-    fn judge(
-        &self,
-        items: &[Exchange],
-        options: &JudgeOptions,
-    ) -> Vec<Result<Verdict, GuardError>> {
-        (**self).judge(items, options)
-    }
-
-    fn judge_one(&self, exchange: &Exchange) -> Result<Verdict, GuardError> {
-        (**self).judge_one(exchange)
-    }
-}
+forward_guard!(&G, Arc<G>, Box<G>);
 
 /// What a guard is.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct GuardInfo {
     /// A name for logs and reports, such as the name of the model's folder.
     pub id: String,
@@ -83,6 +73,20 @@ pub struct GuardInfo {
     pub tasks: Vec<Task>,
     /// How many tokens it reads and writes at most for one exchange, if it is bounded.
     pub context_tokens: Option<usize>,
+}
+
+impl GuardInfo {
+    /// A guard of this name that answers these tasks and knows no bound of length.
+    pub fn new(id: impl Into<String>, tasks: &[Task]) -> Self {
+        Self { id: id.into(), tasks: tasks.to_vec(), context_tokens: None }
+    }
+
+    /// The same guard, known to read and write at most so many tokens for one exchange.
+    #[must_use]
+    pub fn with_context_tokens(mut self, tokens: usize) -> Self {
+        self.context_tokens = Some(tokens);
+        self
+    }
 }
 
 /// Options of [`Guard::judge`].
@@ -100,6 +104,29 @@ pub struct JudgeOptions {
 impl Default for JudgeOptions {
     fn default() -> Self {
         Self { max_tokens: 2048, deadline: None, keep_reasoning: true }
+    }
+}
+
+impl JudgeOptions {
+    /// The same options with at most so many written tokens for one exchange.
+    #[must_use]
+    pub fn with_max_tokens(mut self, tokens: usize) -> Self {
+        self.max_tokens = tokens;
+        self
+    }
+
+    /// The same options with a limit of wall time for the whole call.
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = Some(deadline);
+        self
+    }
+
+    /// The same options, with verdicts that leave the reasoning out.
+    #[must_use]
+    pub fn without_reasoning(mut self) -> Self {
+        self.keep_reasoning = false;
+        self
     }
 }
 

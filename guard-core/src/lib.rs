@@ -16,6 +16,7 @@ pub mod parse;
 mod policy;
 mod prompt;
 mod reasoning;
+mod redacted;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(feature = "model")]
@@ -42,7 +43,7 @@ pub use burn;
 #[cfg(feature = "model")]
 pub use config::{ConfigError, LlamaConfig, RopeConfig, RopeScaling};
 #[cfg(feature = "model")]
-pub use model::{KvCache, KvPrefix, Linear, Llama, ModelError, RandomInit, TokenBatch};
+pub use model::{CacheShape, KvCache, KvPrefix, Linear, Llama, ModelError, RandomInit, TokenBatch};
 #[cfg(feature = "model")]
 pub use tokenizer::{TextStream, Tokenizer, TokenizerError};
 #[cfg(feature = "model")]

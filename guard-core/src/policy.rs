@@ -54,6 +54,8 @@ pub enum Cause {
     },
     /// The guard did not read the whole exchange.
     NotReadWhole,
+    /// The reasoning concluded otherwise than the answers.
+    Contradiction,
     /// The policy counts neither the request nor the response.
     NothingCounted,
     /// The guard failed: there is no verdict.
@@ -68,6 +70,7 @@ impl fmt::Display for Cause {
             Self::Undetermined { task, reason } => write!(f, "{task} undetermined: {reason}"),
             Self::Unsupported { task } => write!(f, "this guard does not judge the {task}"),
             Self::NotReadWhole => f.write_str("not read as a whole"),
+            Self::Contradiction => f.write_str("the reasoning contradicts the answers"),
             Self::NothingCounted => f.write_str("the policy counts no harm"),
             Self::GuardFailed => f.write_str("the guard failed"),
         }
@@ -94,6 +97,7 @@ pub struct Policy {
     tasks: Vec<Task>,
     least_coverage: f64,
     on_undetermined: Action,
+    on_contradiction: Action,
     on_error: Action,
 }
 
@@ -104,6 +108,7 @@ impl Default for Policy {
             tasks: Task::ALL.to_vec(),
             least_coverage: 1.0,
             on_undetermined: Action::Block,
+            on_contradiction: Action::Allow,
             on_error: Action::Block,
         }
     }
@@ -144,6 +149,15 @@ impl Policy {
         self
     }
 
+    /// What to do when all answers are harmless but the reasoning before them concluded
+    /// otherwise ([`Verdict::consistent`]). Default: allow, which is how the published results
+    /// count: the answers are the verdict. Of the published outputs on XSTest, about 1 in 50
+    /// contradicts itself in one way or the other.
+    pub fn on_contradiction(mut self, action: Action) -> Self {
+        self.on_contradiction = action;
+        self
+    }
+
     /// What to do when there is no verdict at all. Default: block.
     pub fn on_error(mut self, action: Action) -> Self {
         self.on_error = action;
@@ -158,6 +172,9 @@ impl Policy {
         }
         if let Some(cause) = self.gap(verdict) {
             return Decision { action: self.on_undetermined, cause };
+        }
+        if verdict.consistent == Some(false) && self.on_contradiction == Action::Block {
+            return Decision { action: Action::Block, cause: Cause::Contradiction };
         }
         Decision { action: Action::Allow, cause: Cause::Clean }
     }
@@ -291,6 +308,18 @@ mod tests {
         for threshold in [f64::NAN, -0.1, 2.0] {
             assert!(Policy::default().with_threshold(threshold).is_err());
         }
+    }
+
+    #[test]
+    fn contradictions_block_where_the_caller_wants_it() {
+        let mut torn = verdict(SAFE, REFUSED, SAFE);
+        torn.consistent = Some(false);
+        assert_eq!(Policy::default().decide(&torn).cause, Cause::Clean);
+        let strict = Policy::default().on_contradiction(Action::Block);
+        let decision = Decision { action: Action::Block, cause: Cause::Contradiction };
+        assert_eq!(strict.decide(&torn), decision);
+        torn.consistent = Some(true);
+        assert_eq!(strict.decide(&torn).action, Action::Allow);
     }
 
     #[test]

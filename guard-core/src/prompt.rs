@@ -9,6 +9,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::exchange::Exchange;
+use crate::redacted::Redacted;
 
 /// The instruction that the published GuardReasoner weights were trained with, 490 characters
 /// and the newline at its end included. It is a wire format: a changed byte is another prompt.
@@ -19,8 +20,8 @@ pub const INSTRUCTION: &str = include_str!("../assets/guardreasoner_instruction.
 /// What stands in the place of the response when there is none.
 const NO_RESPONSE: &str = "None";
 
-/// A piece of a prompt.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+/// A piece of a prompt. `Debug` shows the length of an untrusted one only.
+#[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Segment {
     /// Text of ours. Control tokens in it are encoded as control tokens.
     Trusted(Cow<'static, str>),
@@ -35,6 +36,15 @@ impl Segment {
         match self {
             Self::Trusted(text) => text,
             Self::Untrusted(text) => text,
+        }
+    }
+}
+
+impl fmt::Debug for Segment {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Trusted(text) => f.debug_tuple("Trusted").field(text).finish(),
+            Self::Untrusted(text) => f.debug_tuple("Untrusted").field(&Redacted(text)).finish(),
         }
     }
 }

@@ -18,7 +18,7 @@ use std::fmt;
 use std::sync::Mutex;
 
 use crate::exchange::Exchange;
-use crate::generate::{Completed, Finish, GenerateOptions, TextGenerator, Usage};
+use crate::generate::{Completed, Finish, GenerateOptions, TextGenerator};
 use crate::guard::{Guard, GuardError, GuardInfo, JudgeOptions};
 use crate::label::Task;
 use crate::prompt::Prompt;
@@ -62,10 +62,7 @@ impl<F: Fn(&Prompt) -> String> TextGenerator for ScriptedGenerator<F> {
         if let Ok(mut seen) = self.prompts.lock() {
             seen.extend_from_slice(prompts);
         }
-        let complete = |prompt| {
-            let text = (self.script)(prompt);
-            Completed { text, finish: Finish::EndOfText, usage: Usage::default() }
-        };
+        let complete = |prompt| Completed::new((self.script)(prompt), Finish::EndOfText);
         prompts.iter().map(|prompt| Ok(vec![complete(prompt); options.samples])).collect()
     }
 }
@@ -88,12 +85,7 @@ where
 {
     /// A guard whose verdict on an exchange is what `script` returns.
     pub fn new(script: F) -> Self {
-        let info = GuardInfo {
-            id: "scripted".to_owned(),
-            tasks: Task::ALL.to_vec(),
-            context_tokens: None,
-        };
-        Self { info, script }
+        Self { info: GuardInfo::new("scripted", &Task::ALL), script }
     }
 }
 

@@ -18,12 +18,21 @@ pub(crate) struct Batch<'a> {
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) eos: &'a BTreeSet<u32>,
     pub(crate) options: &'a GenerateOptions,
+    /// The most texts side by side.
+    pub(crate) max_rows: usize,
+    /// The most tokens of prompts that one call of the model reads, padding included.
+    pub(crate) prefill_tokens: usize,
     /// When the caller's call began.
     pub(crate) started: Instant,
 }
 
+/// The completions of one prompt, or why there are none.
+pub(crate) type Completions = Result<Vec<Completed>, GenerateError>;
+
 /// One text in the making.
 struct Row<'a> {
+    /// Its place among the results of its wave.
+    slot: usize,
     prompt_tokens: usize,
     ids: Vec<u32>,
     text: String,
@@ -32,51 +41,124 @@ struct Row<'a> {
     repetition: Option<RepetitionDetector>,
 }
 
+/// Prompts that have been read, and the logits behind the last token of each.
+struct Prefilled {
+    cache: KvCache,
+    logits: Vec<Vec<f32>>,
+}
+
 impl<'a> Batch<'a> {
-    /// Continues each prompt `samples` times. All samples of a prompt share its prefill.
-    pub(crate) fn run(&self, prompts: &[&[u32]]) -> Result<Vec<Vec<Completed>>, GenerateError> {
+    /// Continues each prompt as often as the options say. All samples of a prompt share its
+    /// prefill, and at most `max_rows` of them are written side by side.
+    pub(crate) fn run(&self, prompts: &[&[u32]]) -> Vec<Completions> {
+        let Prefilled { cache, logits } = match self.prefill(prompts) {
+            Ok(Some(prefilled)) => prefilled,
+            Ok(None) => return prompts.iter().map(|ids| Ok(self.too_late(ids.len()))).collect(),
+            Err(error) => return vec![Err(error); prompts.len()],
+        };
         let samples = self.options.samples;
-        let tokens = TokenBatch::new(prompts)?;
-        let mut cache = self.model.cache(prompts.len(), tokens.width() + 1);
-        let hidden = self.model.forward(&tokens, Some(&mut cache))?;
-        let logits = self.model.logits(self.model.gather(hidden, &tokens.last_places()));
-        let forks: Vec<usize> =
-            (0..prompts.len()).flat_map(|prompt| std::iter::repeat_n(prompt, samples)).collect();
-        let prefill = read(logits, prompts.len())?;
-        let mut logits: Vec<Vec<f32>> =
-            forks.iter().map(|&prompt| prefill[prompt].clone()).collect();
-        if samples > 1 {
-            cache = cache.select(&forks);
+        if samples == 1 {
+            let rows = prompts.iter().enumerate().map(|(slot, ids)| self.row(slot, ids, 0));
+            let completed = self.decode(rows.collect(), cache, logits);
+            return completed.into_iter().map(|completed| Ok(vec![completed?])).collect();
         }
-        let mut rows: Vec<(usize, Row<'a>)> = forks
-            .iter()
-            .enumerate()
-            .map(|(slot, &prompt)| (slot, self.row(prompts[prompt], slot % samples)))
+        let texts: Vec<(usize, usize)> = (0..prompts.len())
+            .flat_map(|prompt| (0..samples).map(move |sample| (prompt, sample)))
             .collect();
-        let mut finished: Vec<Option<Completed>> = (0..rows.len()).map(|_| None).collect();
+        let waves = texts.chunks(self.max_rows).flat_map(|wave| {
+            let forks: Vec<usize> = wave.iter().map(|(prompt, _)| *prompt).collect();
+            let logits = forks.iter().map(|&prompt| logits[prompt].clone()).collect();
+            let rows = wave.iter().enumerate();
+            let rows =
+                rows.map(|(slot, &(prompt, sample))| self.row(slot, prompts[prompt], sample));
+            self.decode(rows.collect(), cache.select(&forks), logits)
+        });
+        let completed: Vec<_> = waves.collect();
+        completed.chunks(samples).map(|samples| samples.iter().cloned().collect()).collect()
+    }
+
+    /// What a prompt gets whose turn comes after the deadline.
+    pub(crate) fn too_late(&self, prompt_tokens: usize) -> Vec<Completed> {
+        let usage = Usage::new(prompt_tokens, 0, self.started.elapsed());
+        vec![Completed::new("", Finish::Deadline).with_usage(usage); self.options.samples]
+    }
+
+    /// Whether the deadline has passed.
+    pub(crate) fn is_late(&self) -> bool {
+        self.options.deadline.is_some_and(|deadline| self.started.elapsed() >= deadline)
+    }
+
+    /// Reads the prompts in pieces that bound what activations take, and between which the
+    /// deadline is looked at. `None` when it has passed.
+    fn prefill(&self, prompts: &[&[u32]]) -> Result<Option<Prefilled>, GenerateError> {
+        let width = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
+        let shortest = prompts.iter().map(|ids| ids.len()).min().unwrap_or(0);
+        // Every prompt takes part in every piece, so there are at most as many as the shortest has tokens.
+        let pieces =
+            (prompts.len() * width).div_ceil(self.prefill_tokens).clamp(1, shortest.max(1));
+        let mut cache = self.model.cache(prompts.len(), width + 1);
+        let mut piece = 0;
         loop {
+            let of = |ids: &'_ [u32], piece: usize| ids.len() * piece / pieces;
+            let part: Vec<&[u32]> =
+                prompts.iter().map(|ids| &ids[of(ids, piece)..of(ids, piece + 1)]).collect();
+            let tokens = TokenBatch::new(&part)?;
+            let hidden = self.model.forward(&tokens, Some(&mut cache))?;
+            piece += 1;
+            if piece == pieces {
+                let logits = self.model.logits(self.model.gather(hidden, &tokens.last_places()));
+                return Ok(Some(Prefilled { cache, logits: read(logits, prompts.len())? }));
+            }
+            if self.is_late() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Writes the rows' texts, token by token, until each has ended. A row that fails leaves the
+    /// others alone.
+    fn decode(
+        &self,
+        mut rows: Vec<Row<'a>>,
+        mut cache: KvCache,
+        mut logits: Vec<Vec<f32>>,
+    ) -> Vec<Result<Completed, GenerateError>> {
+        let mut results: Vec<Option<_>> = rows.iter().map(|_| None).collect();
+        loop {
+            let mut places = Vec::new();
             let mut going = Vec::new();
-            for (place, ((slot, mut row), logits)) in rows.into_iter().zip(&logits).enumerate() {
-                match self.advance(&mut row, logits)? {
-                    Some(finish) => finished[slot] = Some(self.complete(row, finish)?),
-                    None => going.push((place, slot, row)),
+            for (place, (mut row, logits)) in rows.into_iter().zip(&logits).enumerate() {
+                let slot = row.slot;
+                match self.advance(&mut row, logits) {
+                    Ok(None) => {
+                        places.push(place);
+                        going.push(row);
+                    }
+                    Ok(Some(finish)) => results[slot] = Some(self.complete(row, finish)),
+                    Err(error) => results[slot] = Some(Err(error)),
                 }
             }
-            if going.is_empty() {
+            rows = going;
+            if rows.is_empty() {
                 break;
             }
-            let places: Vec<usize> = going.iter().map(|(place, _, _)| *place).collect();
             if places.len() < logits.len() {
                 cache = cache.select(&places);
             }
-            rows = going.into_iter().map(|(_, slot, row)| (slot, row)).collect();
-            logits = self.step(&rows, &mut cache)?;
+            match self.step(&rows, &mut cache) {
+                Ok(next) => logits = next,
+                Err(error) => {
+                    rows.iter().for_each(|row| results[row.slot] = Some(Err(error.clone())));
+                    break;
+                }
+            }
         }
-        Ok(by_prompt(finished, samples))
+        results.into_iter().flatten().collect()
     }
 
-    fn row(&self, ids: &[u32], sample: usize) -> Row<'a> {
+    fn row(&self, slot: usize, ids: &[u32], sample: usize) -> Row<'a> {
         Row {
+            slot,
             prompt_tokens: ids.len(),
             ids: Vec::new(),
             text: String::new(),
@@ -100,51 +182,33 @@ impl<'a> Batch<'a> {
         let stopped = !piece.is_empty()
             && self.options.stop.as_ref().is_some_and(|stop| stop.is_complete(&row.text));
         let repeats = row.repetition.as_mut().is_some_and(|detector| detector.push(token));
-        let late = self.options.deadline.is_some_and(|deadline| self.started.elapsed() >= deadline);
         let length = row.prompt_tokens + row.ids.len();
         Ok(match () {
             () if stopped => Some(Finish::Stopped),
             () if repeats => Some(Finish::Repetition),
             () if row.ids.len() >= self.options.max_tokens => Some(Finish::TokenBudget),
             () if length >= self.model.config().max_positions => Some(Finish::ContextFull),
-            () if late => Some(Finish::Deadline),
+            () if self.is_late() => Some(Finish::Deadline),
             () => None,
         })
     }
 
     /// Reads each row's newest token and returns the logits behind it.
-    fn step(
-        &self,
-        rows: &[(usize, Row<'_>)],
-        cache: &mut KvCache,
-    ) -> Result<Vec<Vec<f32>>, GenerateError> {
-        let newest: Vec<&[u32]> =
-            rows.iter().map(|(_, row)| &row.ids[row.ids.len() - 1..]).collect();
+    fn step(&self, rows: &[Row<'_>], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, GenerateError> {
+        let newest: Vec<&[u32]> = rows.iter().map(|row| &row.ids[row.ids.len() - 1..]).collect();
         let hidden = self.model.forward(&TokenBatch::new(&newest)?, Some(cache))?;
         read(self.model.logits(hidden), rows.len())
     }
 
     fn complete(&self, row: Row<'_>, finish: Finish) -> Result<Completed, GenerateError> {
-        let usage = Usage {
-            prompt_tokens: row.prompt_tokens,
-            completion_tokens: row.ids.len(),
-            latency_ms: self.started.elapsed().as_millis().try_into().unwrap_or(u64::MAX),
-        };
+        let usage = Usage::new(row.prompt_tokens, row.ids.len(), self.started.elapsed());
         let text = row.text + &row.stream.finish()?;
-        Ok(Completed { text, finish, usage })
+        Ok(Completed::new(text, finish).with_usage(usage))
     }
 }
 
 /// Logits of `[rows, vocabulary]` as one vector a row.
 fn read(logits: Tensor<2>, rows: usize) -> Result<Vec<Vec<f32>>, GenerateError> {
-    let device_error = |error: String| GenerateError::Device(error);
-    let data = logits.try_into_data().map_err(|error| device_error(format!("{error:?}")))?;
-    let values = data.try_to_vec::<f32>().map_err(|error| device_error(format!("{error:?}")))?;
+    let values = logits.try_into_vec_as::<f32>()?;
     Ok(values.chunks_exact(values.len() / rows.max(1)).map(<[f32]>::to_vec).collect())
-}
-
-/// Every slot is filled when all rows have ended; samples of a prompt stand side by side.
-fn by_prompt(finished: Vec<Option<Completed>>, samples: usize) -> Vec<Vec<Completed>> {
-    let finished: Vec<Completed> = finished.into_iter().flatten().collect();
-    finished.chunks(samples).map(<[Completed]>::to_vec).collect()
 }

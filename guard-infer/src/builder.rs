@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use guard_core::{GuardReasonerFormat, LoadOptions, PromptStyle, WeightType};
+use guard_core::{
+    FileAccess, GuardReasonerFormat, LoadOptions, ModelFiles, PromptStyle, WeightType,
+};
 
 use crate::device::DeviceName;
 use crate::error::BuildError;
@@ -28,7 +30,8 @@ pub struct GuardBuilder {
     path: PathBuf,
     device: DeviceName,
     style: PromptStyle,
-    weight_type: WeightType,
+    load: LoadOptions,
+    access: FileAccess,
     max_rows: usize,
 }
 
@@ -39,7 +42,8 @@ impl GuardBuilder {
             path: path.into(),
             device: DeviceName::default(),
             style: PromptStyle::default(),
-            weight_type: WeightType::default(),
+            load: LoadOptions::default(),
+            access: FileAccess::default(),
             max_rows: LlamaGenerator::DEFAULT_ROWS,
         }
     }
@@ -58,7 +62,20 @@ impl GuardBuilder {
 
     /// The float type of the weights. Default: 32-bit.
     pub fn weight_type(mut self, weight_type: WeightType) -> Self {
-        self.weight_type = weight_type;
+        self.load.weight_type = weight_type;
+        self
+    }
+
+    /// How weights are loaded, their float type included. Default: strictly.
+    pub fn load_options(mut self, options: LoadOptions) -> Self {
+        self.load = options;
+        self
+    }
+
+    /// How the model's files are read. Default: mapped into memory. Files that others can write
+    /// to while the program runs are read with [`FileAccess::Buffered`].
+    pub fn file_access(mut self, access: FileAccess) -> Self {
+        self.access = access;
         self
     }
 
@@ -75,8 +92,8 @@ impl GuardBuilder {
     /// [`BuildError`] when the device cannot be used, or names the file that is at fault.
     pub fn build(self) -> Result<LlamaGuard, BuildError> {
         let device = self.device.open()?;
-        let options = LoadOptions::default().with_weight_type(self.weight_type);
-        let generator = LlamaGenerator::open(&self.path, options, &device)?;
+        let files = ModelFiles::open_with(&self.path, self.access)?;
+        let generator = LlamaGenerator::from_files(&files, self.load, &device)?;
         let generator = generator.with_max_rows(self.max_rows);
         let context = generator.model().config().max_positions;
         let id = self.path.file_stem().map(|name| name.to_string_lossy().into_owned());

@@ -1,5 +1,8 @@
 //! What can go wrong between a prompt and a text.
 
+use std::sync::Arc;
+
+use guard_core::burn::tensor::TensorReadError;
 use guard_core::{ConfigError, GuardError, ModelError, OptionsError, TokenizerError, WeightsError};
 
 use crate::device::DeviceError;
@@ -24,18 +27,24 @@ pub enum GenerateError {
     },
     /// The tokenizer failed.
     #[error("the prompt cannot be encoded")]
-    Tokenizer(#[source] std::sync::Arc<TokenizerError>),
+    Tokenizer(#[source] Arc<TokenizerError>),
     /// The model refused the call.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// The device failed.
-    #[error("the device failed: {0}")]
-    Device(String),
+    /// The device computed nothing that could be read back.
+    #[error("the device failed")]
+    Device(#[source] Arc<TensorReadError>),
+}
+
+impl From<TensorReadError> for GenerateError {
+    fn from(error: TensorReadError) -> Self {
+        Self::Device(Arc::new(error))
+    }
 }
 
 impl From<TokenizerError> for GenerateError {
     fn from(error: TokenizerError) -> Self {
-        Self::Tokenizer(std::sync::Arc::new(error))
+        Self::Tokenizer(Arc::new(error))
     }
 }
 

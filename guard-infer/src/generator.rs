@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use guard_core::burn::tensor::Device;
 use guard_core::{
-    Completed, Finish, GenerateOptions, Llama, LoadOptions, ModelFiles, Prompt, TextGenerator,
-    Tokenizer, TokenizerError, Usage,
+    Completed, GenerateOptions, Llama, LoadOptions, ModelFiles, Prompt, TextGenerator, Tokenizer,
+    TokenizerError,
 };
 
 use crate::batch::Batch;
@@ -34,6 +34,7 @@ pub struct LlamaGenerator {
     /// The tokens that end a text.
     eos: BTreeSet<u32>,
     max_rows: usize,
+    prefill_tokens: usize,
 }
 
 impl fmt::Debug for LlamaGenerator {
@@ -43,6 +44,7 @@ impl fmt::Debug for LlamaGenerator {
             .field("tokenizer", &self.tokenizer)
             .field("eos", &self.eos)
             .field("max_rows", &self.max_rows)
+            .field("prefill_tokens", &self.prefill_tokens)
             .finish_non_exhaustive()
     }
 }
@@ -55,8 +57,11 @@ impl LlamaGenerator {
     /// How many texts are generated side by side unless told otherwise.
     pub const DEFAULT_ROWS: usize = 16;
 
-    /// The most tokens that one prefill call reads, padding included: it bounds activations.
-    const MAX_PREFILL_TOKENS: usize = 8192;
+    /// How many tokens of prompts the model reads in one go unless told otherwise.
+    pub const DEFAULT_PREFILL_TOKENS: usize = 1024;
+
+    /// The most tokens of the prompts of one group, padding included: it bounds the cache.
+    const MAX_GROUP_TOKENS: usize = 8192;
 
     /// A generator from a model and its tokenizer.
     ///
@@ -70,7 +75,13 @@ impl LlamaGenerator {
         }
         let named = END_TOKENS.iter().filter_map(|token| tokenizer.control_id(token));
         let eos = model.config().eos.iter().copied().chain(named).collect();
-        Ok(Self { model, tokenizer, eos, max_rows: Self::DEFAULT_ROWS })
+        Ok(Self {
+            model,
+            tokenizer,
+            eos,
+            max_rows: Self::DEFAULT_ROWS,
+            prefill_tokens: Self::DEFAULT_PREFILL_TOKENS,
+        })
     }
 
     /// Loads a model folder or a `.gguf` file.
@@ -83,7 +94,20 @@ impl LlamaGenerator {
         options: LoadOptions,
         device: &Device,
     ) -> Result<Self, BuildError> {
-        let files = ModelFiles::open(path)?;
+        Self::from_files(&ModelFiles::open(path)?, options, device)
+    }
+
+    /// Loads a model from files that are open. Who wants the report of the load as well calls
+    /// [`ModelFiles::load`] and [`LlamaGenerator::new`].
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] names the file and what is wrong with it.
+    pub fn from_files(
+        files: &ModelFiles,
+        options: LoadOptions,
+        device: &Device,
+    ) -> Result<Self, BuildError> {
         let tokenizer = files.tokenizer()?;
         let (model, _) = files.load(options, device)?;
         Ok(Self::new(model, tokenizer)?)
@@ -94,6 +118,15 @@ impl LlamaGenerator {
     #[must_use]
     pub fn with_max_rows(mut self, rows: usize) -> Self {
         self.max_rows = rows.max(1);
+        self
+    }
+
+    /// The same generator, reading at most `tokens` tokens of prompts in one go, at least one
+    /// token of each prompt. Fewer take less memory beside the model, and a deadline is noticed
+    /// sooner; more are read a little faster on a GPU.
+    #[must_use]
+    pub fn with_prefill_tokens(mut self, tokens: usize) -> Self {
+        self.prefill_tokens = tokens.max(1);
         self
     }
 
@@ -145,7 +178,7 @@ impl LlamaGenerator {
             let width = prompts[index].1.len();
             let fits = |group: &Vec<usize>| {
                 let rows = group.len() + 1;
-                rows * samples <= self.max_rows && rows * width <= Self::MAX_PREFILL_TOKENS
+                rows * samples <= self.max_rows && rows * width <= Self::MAX_GROUP_TOKENS
             };
             match groups.last_mut().filter(|group| fits(group)) {
                 Some(group) => group.push(index),
@@ -179,40 +212,26 @@ impl TextGenerator for LlamaGenerator {
                 Err(error) => results.push(Err(error)),
             }
         }
+        let batch = Batch {
+            model: &self.model,
+            tokenizer: &self.tokenizer,
+            eos: &self.eos,
+            options,
+            max_rows: self.max_rows,
+            prefill_tokens: self.prefill_tokens,
+            started,
+        };
         for group in self.groups(&encoded, options.samples) {
-            let group: Vec<&(usize, Vec<u32>)> = group.into_iter().map(|i| &encoded[i]).collect();
-            if options.deadline.is_some_and(|deadline| started.elapsed() >= deadline) {
-                for (index, ids) in group {
-                    results[*index] = Ok(vec![too_late(ids.len(), started); options.samples]);
-                }
-                continue;
-            }
-            let prompts: Vec<&[u32]> = group.iter().map(|(_, ids)| ids.as_slice()).collect();
-            let batch = Batch {
-                model: &self.model,
-                tokenizer: &self.tokenizer,
-                eos: &self.eos,
-                options,
-                started,
+            let (places, prompts): (Vec<usize>, Vec<&[u32]>) =
+                group.into_iter().map(|i| (encoded[i].0, encoded[i].1.as_slice())).unzip();
+            let completions = match batch.is_late() {
+                true => prompts.iter().map(|ids| Ok(batch.too_late(ids.len()))).collect(),
+                false => batch.run(&prompts),
             };
-            match batch.run(&prompts) {
-                Ok(completed) => {
-                    for ((index, _), completed) in group.iter().zip(completed) {
-                        results[*index] = Ok(completed);
-                    }
-                }
-                Err(error) => {
-                    group.iter().for_each(|(index, _)| results[*index] = Err(error.clone()))
-                }
+            for (place, completions) in places.into_iter().zip(completions) {
+                results[place] = completions;
             }
         }
         results
     }
-}
-
-/// The text of a prompt whose turn came after the deadline.
-fn too_late(prompt_tokens: usize, started: Instant) -> Completed {
-    let latency_ms = started.elapsed().as_millis().try_into().unwrap_or(u64::MAX);
-    let usage = Usage { prompt_tokens, completion_tokens: 0, latency_ms };
-    Completed { text: String::new(), finish: Finish::Deadline, usage }
 }

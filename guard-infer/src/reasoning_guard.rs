@@ -4,7 +4,7 @@ use std::fmt;
 
 use guard_core::{
     Answer, Call, Completed, Exchange, GenerateOptions, Guard, GuardError, GuardFormat, GuardInfo,
-    JudgeOptions, Reason, Task, TextGenerator, Usage, Verdict,
+    JudgeOptions, Reason, Task, TextGenerator, Verdict,
 };
 
 /// A guard that asks a text generator in the words of a format and reads the answer.
@@ -39,15 +39,13 @@ impl<G, F> fmt::Debug for ReasoningGuard<G, F> {
 impl<G: TextGenerator, F: GuardFormat> ReasoningGuard<G, F> {
     /// A guard of this name.
     pub fn new(id: impl Into<String>, generator: G, format: F) -> Self {
-        let info =
-            GuardInfo { id: id.into(), tasks: format.tasks().to_vec(), context_tokens: None };
-        Self { info, generator, format }
+        Self { info: GuardInfo::new(id, format.tasks()), generator, format }
     }
 
     /// The same guard, known to read and write at most so many tokens for one exchange.
     #[must_use]
     pub fn with_context_tokens(mut self, tokens: usize) -> Self {
-        self.info.context_tokens = Some(tokens);
+        self.info = self.info.with_context_tokens(tokens);
         self
     }
 
@@ -86,12 +84,7 @@ impl<'a> Case<'a> {
     fn read(&mut self, call: usize, completed: &Completed, format: &impl GuardFormat) {
         if let Ok(verdict) = &mut self.verdict {
             verdict.finish = completed.finish;
-            verdict.usage = Usage {
-                prompt_tokens: verdict.usage.prompt_tokens + completed.usage.prompt_tokens,
-                completion_tokens: verdict.usage.completion_tokens
-                    + completed.usage.completion_tokens,
-                latency_ms: verdict.usage.latency_ms.max(completed.usage.latency_ms),
-            };
+            verdict.usage = verdict.usage.beside(completed.usage);
             format.read(self.exchange, &self.calls[call], completed, verdict);
         }
     }
@@ -171,8 +164,7 @@ where
 
 impl<G: TextGenerator, F: GuardFormat> ReasoningGuard<G, F> {
     fn generate_options(&self, options: &JudgeOptions) -> GenerateOptions {
-        let mut generate = GenerateOptions::default();
-        generate.max_tokens = options.max_tokens;
+        let mut generate = GenerateOptions::default().with_max_tokens(options.max_tokens);
         generate.deadline = options.deadline;
         generate.stop = self.format.stop();
         generate

@@ -12,7 +12,10 @@ mod hub;
 
 pub(crate) use hub::TokenIds;
 
-/// The shape of a LLaMA model. Fields hold what their checks allow: see [`ConfigError`].
+/// The shape of a LLaMA model.
+///
+/// What is read from a file has passed [`LlamaConfig::validate`]. Fields can be changed freely:
+/// whatever makes a model of them checks them again.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct LlamaConfig {
@@ -184,13 +187,14 @@ impl LlamaConfig {
         Ok(serde_json::to_string_pretty(&HubConfig::new(self, dtype)?)?)
     }
 
-    /// Query heads per key and value head.
+    /// Query heads per key and value head of a configuration that [`LlamaConfig::validate`] accepts.
     #[must_use]
     pub fn group_size(&self) -> usize {
-        self.heads / self.kv_heads
+        self.heads / self.kv_heads.max(1)
     }
 
-    /// How many parameters the model has, a shared head counted once.
+    /// How many parameters the model has, a shared head counted once, if
+    /// [`LlamaConfig::validate`] accepts the configuration.
     #[must_use]
     pub fn parameter_count(&self) -> usize {
         let attention = 2 * self.hidden_size * self.head_dim * (self.heads + self.kv_heads);

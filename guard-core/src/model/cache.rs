@@ -1,5 +1,7 @@
 //! The key and value cache: an explicit value that the caller owns.
 
+use std::fmt;
+
 use burn::tensor::{DType, Device, Tensor, s};
 
 use super::step::{ModelError, Step};
@@ -16,6 +18,27 @@ pub struct KvCache {
     layers: Vec<LayerCache>,
     lengths: Vec<usize>,
     capacity: usize,
+}
+
+/// What a cache was made for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CacheShape {
+    /// Rows of the batch.
+    pub rows: usize,
+    /// Blocks of the model.
+    pub layers: usize,
+    /// Key and value heads of a block.
+    pub kv_heads: usize,
+    /// The width of a head.
+    pub head_dim: usize,
+}
+
+impl fmt::Display for CacheShape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { rows, layers, kv_heads, head_dim } = self;
+        write!(f, "{rows} rows, {layers} layers, {kv_heads} heads of {head_dim}")
+    }
 }
 
 /// What one row has read, ready to be the beginning of other rows.
@@ -66,17 +89,23 @@ impl KvCache {
     ///
     /// # Panics
     ///
-    /// Panics if there is no such row, or if it is shorter than `length`.
+    /// Panics if there is no such row, if it is shorter than `length`, or if `length` is 0.
     #[must_use]
     pub fn prefix(&self, row: usize, length: usize) -> KvPrefix {
+        assert!(length > 0, "a prefix has at least one token");
         assert!(length <= self.lengths[row], "row {row} has {} tokens", self.lengths[row]);
         let cut = |tensor: &Tensor<4>| tensor.clone().narrow(0, row, 1).narrow(2, 0, length);
         KvPrefix { layers: self.layers.iter().map(|layer| layer.map(cut)).collect(), length }
     }
 
     /// A cache of `rows` rows that all begin with `prefix`, with room for `capacity` tokens each.
+    ///
+    /// # Panics
+    ///
+    /// Panics if `rows` is 0.
     #[must_use]
     pub fn from_prefix(prefix: &KvPrefix, rows: usize, capacity: usize) -> Self {
+        assert!(rows > 0, "a cache has at least one row");
         let capacity = capacity.max(prefix.length).next_multiple_of(BUCKET);
         let spread = |tensor: &Tensor<4>| {
             let [_, heads, length, width] = tensor.dims();
@@ -98,9 +127,10 @@ impl KvCache {
     ///
     /// # Panics
     ///
-    /// Panics if there is no such row.
+    /// Panics if there is no such row, or if `rows` is empty.
     #[must_use]
     pub fn select(&self, rows: &[usize]) -> Self {
+        assert!(!rows.is_empty(), "a cache has at least one row");
         let lengths = rows.iter().map(|&row| self.lengths[row]).collect();
         let pick = |tensor: &Tensor<4>| {
             let picked = rows.iter().map(|&row| tensor.clone().narrow(0, row, 1)).collect();
@@ -122,12 +152,15 @@ impl KvCache {
 
     /// Whether this cache serves such a model and that many rows.
     pub(super) fn check(&self, config: &LlamaConfig, rows: usize) -> Result<(), ModelError> {
-        let describe = |rows, layers, heads, width| {
-            format!("{rows} rows, {layers} layers, {heads} heads of {width}")
+        let [_, kv_heads, _, head_dim] = self.layers.first().map_or([0; 4], |l| l.keys.dims());
+        let found =
+            CacheShape { rows: self.lengths.len(), layers: self.layers.len(), kv_heads, head_dim };
+        let expected = CacheShape {
+            rows,
+            layers: config.layers,
+            kv_heads: config.kv_heads,
+            head_dim: config.head_dim,
         };
-        let [_, heads, _, width] = self.layers.first().map_or([0; 4], |layer| layer.keys.dims());
-        let expected = describe(rows, config.layers, config.kv_heads, config.head_dim);
-        let found = describe(self.lengths.len(), self.layers.len(), heads, width);
         if expected == found { Ok(()) } else { Err(ModelError::CacheMismatch { expected, found }) }
     }
 

@@ -10,7 +10,7 @@ mod parameters;
 mod rope;
 mod step;
 
-pub use cache::{KvCache, KvPrefix};
+pub use cache::{CacheShape, KvCache, KvPrefix};
 pub use linear::Linear;
 pub use llama::Llama;
 pub use parameters::RandomInit;

@@ -2,7 +2,7 @@
 
 use burn::tensor::{Bool, Device, Int, Tensor, TensorData};
 
-use super::cache::KvCache;
+use super::cache::{CacheShape, KvCache};
 use super::rope::{Rope, Rotation};
 use crate::config::LlamaConfig;
 
@@ -92,9 +92,9 @@ pub enum ModelError {
     #[error("the cache has {found}, the call needs {expected}")]
     CacheMismatch {
         /// What the call needs.
-        expected: String,
+        expected: CacheShape,
         /// What the cache has.
-        found: String,
+        found: CacheShape,
     },
 }
 

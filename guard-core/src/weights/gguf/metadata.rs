@@ -16,8 +16,9 @@ pub(in super::super) enum Value {
     Array(Vec<Value>),
 }
 
-/// More values than the longest vocabulary has.
-const MAX_VALUES: u64 = 1 << 22;
+/// More values than all arrays of a header have together: a vocabulary of 256,000 tokens takes
+/// about a million. It bounds memory, since a value takes more of it than its byte in the file.
+pub(super) const MAX_VALUES: u64 = 1 << 22;
 
 /// How deep arrays of arrays may go; the known keys have none.
 const MAX_DEPTH: usize = 2;
@@ -58,10 +59,11 @@ impl Value {
         let kind = cursor.u32("an array")?;
         let count = cursor.u64("an array")?;
         // Every value takes at least a byte, so a count beyond the file is a lie.
-        let limit = MAX_VALUES.min(cursor.remaining() as u64);
+        let limit = cursor.values_left.min(cursor.remaining() as u64);
         if depth == 0 || count > limit {
-            return Err(GgufFault::TooMany { what: "values of an array", found: count, limit });
+            return Err(GgufFault::TooMany { what: "values in arrays", found: count, limit });
         }
+        cursor.values_left -= count;
         let values = (0..count).map(|_| Self::read_as(kind, cursor, depth - 1));
         values.collect::<Result<_, _>>().map(Self::Array)
     }

@@ -8,7 +8,7 @@ use super::super::error::{GgufFault, WeightsError};
 use super::super::file::{DataFile, FileAccess};
 use super::super::names::{Rotary, from_gguf};
 use super::super::store::{StoredTensor, TensorStore};
-use super::metadata::{Metadata, Value};
+use super::metadata::{MAX_VALUES, Metadata, Value};
 use crate::config::LlamaConfig;
 
 /// A GGUF file with everything but its weights read.
@@ -115,7 +115,7 @@ pub(super) type Entries = BTreeMap<String, Entry>;
 
 pub(super) fn read_header(bytes: &[u8], file_len: u64) -> Result<(Metadata, Entries), GgufFault> {
     const DEFAULT_ALIGNMENT: usize = 32;
-    let mut cursor = Cursor { bytes, at: 0 };
+    let mut cursor = Cursor { bytes, at: 0, values_left: MAX_VALUES };
     if cursor.take("its first four bytes")? != *b"GGUF" {
         return Err(GgufFault::Magic);
     }
@@ -264,6 +264,8 @@ fn read_rope_factors(
 pub(super) struct Cursor<'a> {
     bytes: &'a [u8],
     at: usize,
+    /// How many values in arrays may still come.
+    pub(super) values_left: u64,
 }
 
 impl Cursor<'_> {
@@ -350,6 +352,25 @@ mod tests {
             }
             bytes[at] = original;
         }
+    }
+
+    /// Many arrays of single bytes, each within bounds: memory is bounded by all of them together.
+    #[test]
+    fn arrays_share_one_budget() {
+        let bytes_each = 1 << 20;
+        let mut header = b"GGUF\x03\0\0\0".to_vec();
+        header.extend(0_u64.to_le_bytes());
+        header.extend(5_u64.to_le_bytes());
+        for name in b'a'..b'f' {
+            header.extend(1_u64.to_le_bytes());
+            header.push(name);
+            header.extend(9_u32.to_le_bytes());
+            header.extend(0_u32.to_le_bytes());
+            header.extend((bytes_each as u64).to_le_bytes());
+            header.resize(header.len() + bytes_each, 0);
+        }
+        let fault = read_header(&header, header.len() as u64).unwrap_err();
+        assert!(matches!(fault, GgufFault::TooMany { found: 0x10_0000, limit: 0, .. }), "{fault}");
     }
 
     proptest! {

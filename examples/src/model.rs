@@ -1,0 +1,28 @@
+//! The flags of every example that runs a model.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use guard_infer::DeviceName;
+
+/// Which model runs, and where.
+#[derive(Args, Debug)]
+pub struct ModelArguments {
+    /// A model: a folder as the hub has it, or a .gguf file.
+    #[arg(long)]
+    pub model: PathBuf,
+    /// auto, cpu, cuda, vulkan, metal, rocm or wgpu, with an optional number such as cuda:1.
+    #[arg(long, default_value_t)]
+    pub device: DeviceName,
+    /// How many texts are written side by side, at least 1.
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
+    pub rows: u16,
+}
+
+impl ModelArguments {
+    /// How many texts are written side by side.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows.into()
+    }
+}
