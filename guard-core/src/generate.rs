@@ -261,6 +261,18 @@ pub enum Finish {
 }
 
 impl Finish {
+    /// All of them.
+    pub const ALL: [Self; 8] = [
+        Self::EndOfText,
+        Self::Stopped,
+        Self::TokenBudget,
+        Self::ContextFull,
+        Self::Repetition,
+        Self::Deadline,
+        Self::NonFinite,
+        Self::NotRun,
+    ];
+
     /// Whether the text ended because it was whole, not because it was cut off.
     #[must_use]
     pub fn is_complete(self) -> bool {

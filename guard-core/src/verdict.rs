@@ -2,8 +2,9 @@
 
 use std::fmt;
 
+use serde::de::Error as _;
 use serde::ser::SerializeStruct;
-use serde::{Serialize, Serializer};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::generate::{Finish, Usage};
 use crate::label::{Completion, Harm, Label, Task};
@@ -84,12 +85,38 @@ pub enum Reason {
     ConflictingAnswers,
     /// Generation was cut off before an answer: see [`Verdict::finish`].
     CutOff(Finish),
+    /// The guard failed: there was no verdict.
+    Failed,
+}
+
+impl Reason {
+    /// All reasons, those of a cut included.
+    fn all() -> impl Iterator<Item = Self> {
+        let plain = [
+            Self::NothingToJudge,
+            Self::NoAnswers,
+            Self::MissingAnswer,
+            Self::AnsweredNone,
+            Self::UnknownLabel,
+            Self::ConflictingAnswers,
+            Self::Failed,
+        ];
+        plain.into_iter().chain(Finish::ALL.map(Self::CutOff))
+    }
 }
 
 /// In JSON a reason is its text.
 impl Serialize for Reason {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Reason {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let reason = Self::all().find(|reason| reason.to_string() == text);
+        reason.ok_or_else(|| D::Error::custom("unknown reason"))
     }
 }
 
@@ -103,6 +130,7 @@ impl fmt::Display for Reason {
             Self::UnknownLabel => f.write_str("not a known label"),
             Self::ConflictingAnswers => f.write_str("conflicting answers"),
             Self::CutOff(finish) => write!(f, "cut off: {finish}"),
+            Self::Failed => f.write_str("the guard failed"),
         }
     }
 }
@@ -149,8 +177,34 @@ impl<L: Label> Serialize for Judged<L> {
     }
 }
 
+/// A judgement as it stands in JSON.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct JudgedFields {
+    status: String,
+    label: Option<String>,
+    reason: Option<Reason>,
+    score: Option<f64>,
+}
+
+impl<'de, L: Label> Deserialize<'de> for Judged<L> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let JudgedFields { status, label, reason, score } =
+            JudgedFields::deserialize(deserializer)?;
+        let label = label.map(|word| L::from_word(&word).ok_or(())).transpose();
+        let answer = match (status.as_str(), label, reason) {
+            ("given", Ok(Some(label)), None) => Answer::Given(label),
+            ("not_applicable", Ok(None), None) => Answer::NotApplicable,
+            ("unsupported", Ok(None), None) => Answer::Unsupported,
+            ("undetermined", Ok(None), Some(reason)) => Answer::Undetermined(reason),
+            _ => return Err(D::Error::custom("status, label and reason do not fit together")),
+        };
+        Ok(Self { answer, score })
+    }
+}
+
 /// What a guard says about one exchange.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Verdict {
     /// Is the request harmful?
@@ -233,6 +287,28 @@ mod tests {
         assert_eq!(json["completion"]["label"], serde_json::Value::Null);
         assert_eq!(json["response"]["status"], "undetermined");
         assert_eq!(json["response"]["reason"], "cut off: token budget");
+    }
+
+    #[test]
+    fn json_round_trips_and_refuses_what_cannot_be() {
+        for reason in Reason::all() {
+            let mut verdict = Verdict::new(
+                Judged::new(Answer::Given(Harm::Unharmful)).with_score(0.1),
+                Answer::Undetermined(reason),
+                Answer::Unsupported,
+            );
+            verdict.reasoning = Some(Reasoning::default());
+            let json = serde_json::to_string(&verdict).unwrap();
+            assert_eq!(serde_json::from_str::<Verdict>(&json).unwrap(), verdict);
+        }
+        let judged = |json: serde_json::Value| serde_json::from_value::<Judged<Harm>>(json).is_ok();
+        let json = |status: &str, label: Option<&str>, reason: Option<&str>| serde_json::json!({"status": status, "label": label, "reason": reason, "score": null});
+        assert!(judged(json("given", Some("harmful"), None)));
+        assert!(!judged(json("given", None, None)));
+        assert!(!judged(json("given", Some("refusal"), None)));
+        assert!(!judged(json("undetermined", Some("harmful"), Some("no block of answers"))));
+        assert!(!judged(json("undetermined", None, Some("because"))));
+        assert!(!judged(json("certain", None, None)));
     }
 
     #[test]

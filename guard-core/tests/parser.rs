@@ -6,8 +6,8 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::BufRead;
 
-use guard_core::parse::{ParsedOutput, parse_output};
-use guard_core::{Answer, Label, Reason};
+use guard_core::parse::{ParsedOutput, parse_output, released_answers, write_output};
+use guard_core::{Answer, Completion, Harm, Label, Reason};
 use proptest::prelude::*;
 use serde::Deserialize;
 use support::{shared, testdata};
@@ -165,11 +165,15 @@ proptest! {
 
     /// Render, then parse, is the identity.
     #[test]
-    fn what_is_written_is_read(request in any::<bool>(), completion in any::<bool>(), response in any::<bool>()) {
-        let harm = |harmful| if harmful { "harmful" } else { "unharmful" };
-        let done = if completion { "refusal" } else { "compliance" };
-        let text = format!("# Task 1\nx\n---\nAnswers: \nRequest: {}\nCompletion: {done}\nResponse: {}", harm(request), harm(response));
-        prop_assert_eq!(words(&parse_output(&text)), [harm(request), done, harm(response)]);
+    fn what_is_written_is_read(request in any::<bool>(), completion in any::<bool>(), response in any::<bool>(), reasoned in any::<bool>()) {
+        let harm = |harmful| Answer::Given(if harmful { Harm::Harmful } else { Harm::Unharmful });
+        let done = Answer::Given(if completion { Completion::Refusal } else { Completion::Compliance });
+        let reasoning = if reasoned { "# Task 1\nx\n---" } else { "" };
+        let text = write_output(reasoning, harm(request), done, harm(response));
+        let expected = [word(harm(request)), word(done), word(harm(response))];
+        prop_assert_eq!(words(&parse_output(&text)), expected);
+        let released = released_answers(&text);
+        prop_assert_eq!([word(released.request), word(released.completion), word(released.response)], expected);
     }
 }
 

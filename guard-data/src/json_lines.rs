@@ -1,14 +1,12 @@
 //! Samples from a file with one JSON object a line.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 
 use crate::row::{self, RowFault};
 use crate::sample::Sample;
 use crate::source::{SampleSource, Samples, SourceError};
-
-const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+use crate::table::{self, Lines};
 
 /// A file of samples, one JSON object a line, read line by line.
 ///
@@ -27,7 +25,7 @@ pub struct JsonLinesSource {
 
 impl JsonLinesSource {
     /// The most bytes that a line may have unless said otherwise: 16 MiB.
-    pub const DEFAULT_LINE_LIMIT: usize = 16 << 20;
+    pub const DEFAULT_LINE_LIMIT: usize = table::ROW_LIMIT;
 
     /// A source of this file, named like the file without its ending. Nothing is opened yet.
     pub fn new(path: impl Into<PathBuf>) -> Self {
@@ -64,9 +62,7 @@ impl SampleSource for JsonLinesSource {
     }
 
     fn samples(&self) -> Result<Samples<'_>, SourceError> {
-        let file =
-            File::open(&self.path).map_err(|error| SourceError::io("open", &self.path, error))?;
-        let lines = Lines::new(BufReader::new(file), self.line_limit);
+        let lines = Lines::new(BufReader::new(table::open(&self.path)?), self.line_limit);
         Ok(Box::new(Rows { path: &self.path, lines: Some(lines) }))
     }
 }
@@ -82,7 +78,7 @@ impl<R: BufRead> Iterator for Rows<'_, R> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let lines = self.lines.as_mut()?;
-        match lines.next_row() {
+        match next_sample(lines) {
             Ok(Some(row)) => {
                 let line = lines.number;
                 let path = self.path;
@@ -101,66 +97,21 @@ impl<R: BufRead> Iterator for Rows<'_, R> {
     }
 }
 
-/// Lines of at most `limit` bytes, of which only one is held at a time.
-struct Lines<R> {
-    reader: R,
-    limit: usize,
-    /// The number of the newest line, from 1.
-    number: u64,
-    buffer: Vec<u8>,
-}
-
-impl<R: BufRead> Lines<R> {
-    fn new(reader: R, limit: usize) -> Self {
-        Self { reader, limit, number: 0, buffer: Vec::new() }
-    }
-
-    /// The next line that is not empty, as a sample; `None` at the end.
-    fn next_row(&mut self) -> std::io::Result<Option<Result<Sample, RowFault>>> {
-        while self.read_line()? {
-            let line = self.line();
-            if line.len() > self.limit {
-                return Ok(Some(Err(RowFault::TooLong { limit: self.limit })));
-            }
-            if !line.trim_ascii().is_empty() {
-                return Ok(Some(row::parse(line)));
-            }
-        }
-        Ok(None)
-    }
-
-    /// Fills the buffer with the next line, or with as much of it as shows that it is too long.
-    /// Says whether there was one.
-    fn read_line(&mut self) -> std::io::Result<bool> {
-        self.buffer.clear();
-        // Room for the limit, the two bytes of the longest line end, and the mark.
-        let room = self.limit.saturating_add(2 + BYTE_ORDER_MARK.len());
-        let room = u64::try_from(room).unwrap_or(u64::MAX);
-        let read = self.reader.by_ref().take(room).read_until(b'\n', &mut self.buffer)?;
-        if read == 0 {
-            return Ok(false);
-        }
-        if !self.buffer.ends_with(b"\n") {
-            self.reader.skip_until(b'\n')?;
-        }
-        self.number += 1;
-        Ok(true)
-    }
-
-    /// The line in the buffer without its ending and, on the first line, without the mark.
-    fn line(&self) -> &[u8] {
-        let line = self.buffer.strip_suffix(b"\n").unwrap_or(&self.buffer);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
-        match line.strip_prefix(BYTE_ORDER_MARK) {
-            Some(rest) if self.number == 1 => rest,
-            _ => line,
+/// The next line that is not empty, as a sample; `None` at the end.
+fn next_sample(
+    lines: &mut Lines<impl BufRead>,
+) -> std::io::Result<Option<Result<Sample, RowFault>>> {
+    while lines.read_line()? {
+        if !lines.line().trim_ascii().is_empty() {
+            return Ok(Some(lines.bounded().and_then(row::parse)));
         }
     }
+    Ok(None)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::{Cursor, Error, ErrorKind};
+    use std::io::{Cursor, Error, ErrorKind, Read};
 
     use super::*;
 
@@ -216,8 +167,8 @@ mod tests {
         let text = format!("{}\n{long}\n{}\n", line("1"), line("2"));
         assert_eq!(read(&text, 200), ["1", "f.jsonl:2: longer than 200 bytes", "2"]);
         let mut lines = Lines::new(Cursor::new(text), 200);
-        while lines.next_row().unwrap().is_some() {}
-        assert!(lines.buffer.capacity() < 1000, "held {} bytes", lines.buffer.capacity());
+        while next_sample(&mut lines).unwrap().is_some() {}
+        assert!(lines.capacity() < 1000, "held {} bytes", lines.capacity());
         assert_eq!(read(line("1"), usize::MAX), ["1"]);
     }
 

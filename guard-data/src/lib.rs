@@ -6,6 +6,7 @@ mod json_lines;
 mod row;
 mod sample;
 mod source;
+mod table;
 #[cfg(feature = "testing")]
 pub mod testing;
 
@@ -19,3 +20,4 @@ pub use json_lines::JsonLinesSource;
 pub use row::RowFault;
 pub use sample::Sample;
 pub use source::{InMemorySource, SampleSource, Samples, SourceError};
+pub use table::{TableFile, TableFormat, TableRow, TableRows};

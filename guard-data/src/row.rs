@@ -24,6 +24,20 @@ pub enum RowFault {
         /// The first byte, from 1, that is no text.
         byte: usize,
     },
+    /// A line of comma-separated values has another number of them than the header.
+    #[error("{found} columns, the header has {expected}")]
+    Columns {
+        /// The columns of the header.
+        expected: u64,
+        /// The columns of the line.
+        found: u64,
+    },
+    /// A Parquet file is damaged.
+    #[error("damaged Parquet data")]
+    Parquet,
+    /// The file is no array of JSON objects.
+    #[error("expected an array of objects")]
+    NotAnArray,
     /// The line is anything but one JSON object.
     #[error("expected a JSON object")]
     NotAnObject,
@@ -108,7 +122,7 @@ pub(crate) fn parse(line: &[u8]) -> Result<Sample, RowFault> {
 }
 
 /// Keeps the kind and the place of a JSON error and drops its message, which quotes the text.
-fn json_fault(error: &serde_json::Error) -> RowFault {
+pub(crate) fn json_fault(error: &serde_json::Error) -> RowFault {
     let byte = error.column();
     match error.classify() {
         Category::Eof => RowFault::CutOff,
@@ -178,7 +192,7 @@ fn unanswerable_label(sample: &Sample) -> Option<Task> {
     if sample.response.is_some() { None } else { unanswerable.find(labelled) }
 }
 
-fn type_name(value: &Value) -> &'static str {
+pub(crate) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "a boolean",

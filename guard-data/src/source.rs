@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use crate::row::RowFault;
 use crate::sample::Sample;
+use crate::table::TableFormat;
 
 /// The samples of a source, in its order. An item that fails leaves the others alone.
 pub type Samples<'a> = Box<dyn Iterator<Item = Result<Sample, SourceError>> + Send + 'a>;
@@ -72,12 +73,20 @@ pub enum SourceError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// A line of a file is no sample.
+    /// The name of a file tells no format that can be read.
+    #[error("{}: {}", path.display(), unreadable(*format))]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// The format, where it is known and its feature is not built.
+        format: Option<TableFormat>,
+    },
+    /// A row of a file is no sample.
     #[error("{}:{line}: {fault}", path.display())]
     Row {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// The line, or the row of a file without lines, from 1; 0 for the file's own header.
         line: u64,
         /// What is wrong with it.
         fault: RowFault,
@@ -90,6 +99,13 @@ pub enum SourceError {
         /// What it said.
         source: Box<dyn Error + Send + Sync>,
     },
+}
+
+fn unreadable(format: Option<TableFormat>) -> &'static str {
+    match format {
+        Some(_) => "this program was built without the feature `parquet`",
+        None => "expected .csv, .jsonl, .json (each also .gz or .xz) or .parquet",
+    }
 }
 
 impl SourceError {

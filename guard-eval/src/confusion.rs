@@ -1,6 +1,7 @@
 //! Counts of right and wrong answers, and the ratios made of them.
 
 use guard_core::Label;
+use serde::Serialize;
 
 /// How often each answer met each label, for one question with two labels.
 ///
@@ -15,7 +16,7 @@ use guard_core::Label;
 /// confusion.record(Harm::Harmful, Harm::Unharmful);
 /// assert_eq!(confusion.recall().value(), 0.5);
 /// ```
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 pub struct Confusion {
     /// Positive rows that were called positive.
     pub true_positives: u64,
@@ -28,15 +29,22 @@ pub struct Confusion {
 }
 
 impl Confusion {
+    /// So many rows that are positive or not and were all answered alike.
+    #[must_use]
+    pub fn of(positive: bool, answer: bool, times: u64) -> Self {
+        let mut counts = Self::default();
+        *match (positive, answer) {
+            (true, true) => &mut counts.true_positives,
+            (false, true) => &mut counts.false_positives,
+            (false, false) => &mut counts.true_negatives,
+            (true, false) => &mut counts.false_negatives,
+        } = times;
+        counts
+    }
+
     /// Counts one row.
     pub fn record<L: Label>(&mut self, truth: L, answer: L) {
-        let count = match (truth.is_positive(), answer.is_positive()) {
-            (true, true) => &mut self.true_positives,
-            (false, true) => &mut self.false_positives,
-            (false, false) => &mut self.true_negatives,
-            (true, false) => &mut self.false_negatives,
-        };
-        *count += 1;
+        *self = self.merged(Self::of(truth.is_positive(), answer.is_positive(), 1));
     }
 
     /// The counts of both, as if one had seen all rows.
@@ -96,6 +104,17 @@ impl Confusion {
         Ratio::of(self.right(), self.total())
     }
 
+    /// Matthews' correlation of label and answer, from -1 to 1: high only if both classes are told
+    /// apart. 0 where one class, or one answer, never occurs (Matthews 1975).
+    #[must_use]
+    pub fn matthews(&self) -> f64 {
+        let [tp, fp, tn, fn_] =
+            [self.true_positives, self.false_positives, self.true_negatives, self.false_negatives]
+                .map(|count| count as f64);
+        let spread = (tp + fp) * (tp + fn_) * (tn + fp) * (tn + fn_);
+        if spread == 0.0 { 0.0 } else { (tp * tn - fp * fn_) / spread.sqrt() }
+    }
+
     fn right(&self) -> u64 {
         self.true_positives + self.true_negatives
     }
@@ -109,7 +128,7 @@ impl Confusion {
 ///
 /// Nothing out of nothing counts as 0, as scikit-learn has it by default, and
 /// [`Ratio::is_defined`] tells it from an honest 0.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[non_exhaustive]
 pub struct Ratio {
     /// The part.

@@ -77,7 +77,8 @@ mod tests {
     use guard_core::{Reason, Task};
 
     use super::*;
-    use crate::task_f1::{TaskF1, UndeterminedRule};
+    use crate::scoring::ScoringPolicy;
+    use crate::task_f1::TaskF1;
 
     /// Compiles only while the trait is object-safe.
     fn feed(metrics: &mut [Box<dyn Metric>], truth: &Labels, verdict: &Verdict) {
@@ -90,7 +91,7 @@ mod tests {
     fn metrics_are_fed_as_a_list() {
         let mut metrics: Vec<Box<dyn Metric>> = Task::ALL
             .into_iter()
-            .map(|task| Box::new(TaskF1::new(task, UndeterminedRule::Wrong)) as Box<dyn Metric>)
+            .map(|task| Box::new(TaskF1::new(task, ScoringPolicy::Strict)) as Box<dyn Metric>)
             .collect();
         let truth = Labels { request: Some(guard_core::Harm::Harmful), ..Labels::default() };
         feed(&mut metrics, &truth, &Verdict::undetermined(Reason::NoAnswers));

@@ -27,6 +27,11 @@ pub(super) fn swiglu(gate: &Tensor<2>, up: &Tensor<2>) -> Option<Tensor<2>> {
     Some(tensor(output, shape))
 }
 
+/// Whether the tensor lies on `flex` and no gradient is wanted.
+pub(super) fn holds(tensor: &Tensor<1>) -> bool {
+    tensor.clone().try_into_primitive::<Flex>().is_ok()
+}
+
 /// The tensor's memory, if it lies on `flex` as contiguous floats of 32 bits and no gradient
 /// is wanted.
 fn floats(tensor: &Tensor<2>) -> Option<FlexTensor> {

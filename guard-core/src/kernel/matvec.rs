@@ -6,8 +6,8 @@ use rayon::prelude::*;
 /// The most vectors whose sums fit into registers beside the matrix.
 pub(super) const MAX_ROWS: usize = 4;
 
-/// Outputs a task computes: enough work to be worth handing to another thread.
-const OUTPUTS_PER_TASK: usize = 64;
+/// Outputs a task computes: few, since narrow matrices are shared out evenly only in small pieces.
+const OUTPUTS_PER_TASK: usize = 16;
 
 /// Rows of the matrix that are read side by side: one stream of memory alone is slow, and their
 /// sums hide the latency of an addition.
@@ -15,13 +15,24 @@ const QUAD: usize = 4;
 
 /// `output[r][o] = sum_i input[r][i] * weight[o][i]`, all row by row.
 pub(super) fn matvec(input: &[f32], weight: &[f32], rows: usize, output: &mut [f32]) {
-    let width = input.len() / rows;
+    if rows == 1 {
+        return by_output(input, weight, rows, output);
+    }
     let outputs = output.len() / rows;
+    let mut sums = vec![0.0; output.len()];
+    by_output(input, weight, rows, &mut sums);
+    for (output_index, sums) in sums.chunks_exact(rows).enumerate() {
+        for (row, sum) in sums.iter().enumerate() {
+            output[row * outputs + output_index] = *sum;
+        }
+    }
+}
+
+/// The same with the sums of one output side by side, as tasks share out the outputs.
+fn by_output(input: &[f32], weight: &[f32], rows: usize, sums: &mut [f32]) {
+    let width = input.len() / rows;
     let arch = Arch::new();
-    // Sums of one output stand side by side first, since tasks share out the outputs.
-    let mut by_output = vec![0.0; output.len()];
-    by_output
-        .par_chunks_mut(OUTPUTS_PER_TASK * rows)
+    sums.par_chunks_mut(OUTPUTS_PER_TASK * rows)
         .zip(weight.par_chunks(OUTPUTS_PER_TASK * width))
         .for_each(|(sums, weight)| match rows {
             1 => arch.dispatch(Dots::<1> { input, weight, sums }),
@@ -29,11 +40,6 @@ pub(super) fn matvec(input: &[f32], weight: &[f32], rows: usize, output: &mut [f
             3 => arch.dispatch(Dots::<3> { input, weight, sums }),
             _ => arch.dispatch(Dots::<MAX_ROWS> { input, weight, sums }),
         });
-    for (output_index, sums) in by_output.chunks_exact(rows).enumerate() {
-        for (row, sum) in sums.iter().enumerate() {
-            output[row * outputs + output_index] = *sum;
-        }
-    }
 }
 
 struct Dots<'a, const ROWS: usize> {

@@ -13,6 +13,17 @@ mod swiglu;
 
 use burn::tensor::Tensor;
 
+/// Runs `work` on a thread of rayon's pool if `near` lies on `flex`. From outside the pool, each
+/// small kernel puts its caller to sleep and wakes it again, several hundred times a token.
+pub(crate) fn on_pool<R: Send>(near: &Tensor<1>, work: impl FnOnce() -> R + Send) -> R {
+    #[cfg(feature = "flex")]
+    if flex::holds(near) {
+        return rayon::scope(|_| work());
+    }
+    let _ = near;
+    work()
+}
+
 /// `x W^T` for few rows, `x` of `[rows, d_input]` and `W` of `[d_output, d_input]`.
 ///
 /// burn multiplies a single row on one thread only, at a third of the speed of memory. For many

@@ -11,6 +11,7 @@ use super::parameters::{Parameters, RandomInit, RandomParameters};
 use super::rope::Rope;
 use super::step::{ModelError, Step, TokenBatch};
 use crate::config::{ConfigError, LlamaConfig};
+use crate::kernel;
 
 /// A LLaMA language model.
 ///
@@ -121,24 +122,27 @@ impl Llama {
         tokens: &TokenBatch,
         cache: Option<&mut KvCache>,
     ) -> Result<Tensor<2>, ModelError> {
-        let device = self.device();
-        let step = Step::new(&self.config, &self.rope, tokens, cache.as_deref(), &device)?;
-        let x = self.embedding.forward(tokens.ids(&device)).flatten::<2>(0, 1);
+        let step = Step::new(&self.config, &self.rope, tokens, cache.as_deref(), &self.device())?;
+        Ok(kernel::on_pool(&self.norm.gamma.val(), || self.run(tokens, &step, cache)))
+    }
+
+    fn run(&self, tokens: &TokenBatch, step: &Step, cache: Option<&mut KvCache>) -> Tensor<2> {
+        let x = self.embedding.forward(tokens.ids(&self.device())).flatten::<2>(0, 1);
         let x = match cache {
-            None => self.blocks.iter().fold(x, |x, block| block.forward(x, &step, None).0),
+            None => self.blocks.iter().fold(x, |x, block| block.forward(x, step, None).0),
             Some(cache) => {
                 let mut x = x;
                 let mut written = Vec::with_capacity(self.blocks.len());
-                for (block, layer) in self.blocks.iter().zip(cache.begin(&step)) {
-                    let (out, layer) = block.forward(x, &step, Some(layer));
+                for (block, layer) in self.blocks.iter().zip(cache.begin(step)) {
+                    let (out, layer) = block.forward(x, step, Some(layer));
                     x = out;
                     written.extend(layer);
                 }
-                cache.finish(&step, written);
+                cache.finish(step, written);
                 x
             }
         };
-        Ok(self.norm.forward(x))
+        self.norm.forward(x)
     }
 
     /// Picks places out of hidden states.
@@ -169,6 +173,6 @@ impl Llama {
             Some(head) => head.weight.val(),
             None => self.embedding.weight.val(),
         };
-        project(hidden, weight).cast(DType::F32)
+        kernel::on_pool(&self.norm.gamma.val(), || project(hidden, weight).cast(DType::F32))
     }
 }

@@ -27,6 +27,9 @@
 
 mod answers;
 mod reasoning;
+mod released;
+
+pub use released::{ReleasedAnswers, released_answers};
 
 use answers::{Block, answer_block, read};
 use reasoning::{heading, parse_reasoning};
@@ -83,6 +86,26 @@ pub fn parse_output(text: &str) -> ParsedOutput {
         response: read(answers.as_ref().map(|answers| &answers[2])),
         reasoning: parse_reasoning(reasoning),
     }
+}
+
+/// Writes what [`parse_output`] reads: reasoning, and behind it a block of the answers that were
+/// given. What was not given has no line.
+#[must_use]
+pub fn write_output(
+    reasoning: &str,
+    request: Answer<Harm>,
+    completion: Answer<Completion>,
+    response: Answer<Harm>,
+) -> String {
+    let mut text = reasoning.trim_end().to_owned();
+    text.push_str(if text.is_empty() { "Answers: \n" } else { "\n\nAnswers: \n" });
+    let lines = [
+        request.given().map(|label| format!("Request: {label}\n")),
+        completion.given().map(|label| format!("Completion: {label}\n")),
+        response.given().map(|label| format!("Response: {label}\n")),
+    ];
+    text.extend(lines.into_iter().flatten());
+    text
 }
 
 /// Whether the text holds all the reasoning and a whole block of answers, so that whatever

@@ -1,0 +1,156 @@
+//! The objects of a JSON array, one at a time: an array of any length is read in the memory of
+//! its longest element.
+
+use std::io::BufRead;
+
+use super::{ElementError, ROW_LIMIT, TableRow, parse_object};
+use crate::row::RowFault;
+
+/// The elements of an array whose opening bracket has been read, each with its number from 1.
+pub(super) struct Elements<R> {
+    reader: R,
+    number: u64,
+    done: bool,
+}
+
+impl<R: BufRead> Elements<R> {
+    pub(super) fn new(reader: R) -> Self {
+        Self { reader, number: 0, done: false }
+    }
+
+    /// The bytes of the next element; `None` at the end of the array.
+    fn next_element(&mut self) -> Result<Option<Vec<u8>>, ElementError> {
+        let mut next = self.skip_blank()?;
+        if self.number > 0 && next == Some(b',') {
+            self.reader.consume(1);
+            next = self.skip_blank()?;
+        } else if self.number > 0 && next != Some(b']') {
+            return Err(fault(next.map_or(RowFault::CutOff, |_| RowFault::NotAnArray)));
+        }
+        match next {
+            Some(b']') => {
+                self.reader.consume(1);
+                match self.skip_blank()? {
+                    None => Ok(None),
+                    Some(_) => Err(fault(RowFault::NotAnArray)),
+                }
+            }
+            Some(b'{') => self.object().map(Some),
+            Some(_) => Err(fault(RowFault::NotAnObject)),
+            None => Err(fault(RowFault::CutOff)),
+        }
+    }
+
+    /// Reads up to the brace that closes the object, with no regard to what is in it.
+    fn object(&mut self) -> Result<Vec<u8>, ElementError> {
+        let mut bytes = Vec::new();
+        let mut scan = Scan::default();
+        loop {
+            let buffer = self.reader.fill_buf().map_err(ElementError::Io)?;
+            if buffer.is_empty() {
+                return Err(fault(RowFault::CutOff));
+            }
+            let end = buffer.iter().position(|byte| scan.closes(*byte));
+            let taken = end.map_or(buffer.len(), |end| end + 1);
+            bytes.extend_from_slice(&buffer[..taken]);
+            self.reader.consume(taken);
+            if end.is_some() {
+                return Ok(bytes);
+            }
+            if bytes.len() > ROW_LIMIT {
+                return Err(fault(RowFault::TooLong { limit: ROW_LIMIT }));
+            }
+        }
+    }
+
+    fn skip_blank(&mut self) -> Result<Option<u8>, ElementError> {
+        super::skip_blank(&mut self.reader).map_err(ElementError::Io)
+    }
+}
+
+fn fault(fault: RowFault) -> ElementError {
+    ElementError::Row(fault)
+}
+
+/// Where in an object's nesting the scan stands.
+#[derive(Default)]
+struct Scan {
+    depth: usize,
+    in_text: bool,
+    escaped: bool,
+}
+
+impl Scan {
+    /// Whether this byte closes the outermost object.
+    fn closes(&mut self, byte: u8) -> bool {
+        match byte {
+            _ if self.escaped => self.escaped = false,
+            b'\\' if self.in_text => self.escaped = true,
+            b'"' => self.in_text = !self.in_text,
+            b'{' if !self.in_text => self.depth += 1,
+            b'}' if !self.in_text => {
+                self.depth -= 1;
+                return self.depth == 0;
+            }
+            _ => {}
+        }
+        false
+    }
+}
+
+impl<R: BufRead> Iterator for Elements<R> {
+    type Item = (u64, Result<TableRow, ElementError>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.done {
+            return None;
+        }
+        let element = self.next_element();
+        self.number += 1;
+        match element {
+            Ok(Some(bytes)) => Some((self.number, parse_object(&bytes).map_err(ElementError::Row))),
+            Ok(None) => {
+                self.done = true;
+                None
+            }
+            // Where the next element begins cannot be known.
+            Err(error) => {
+                self.done = true;
+                Some((self.number, Err(error)))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(json: &str) -> Vec<String> {
+        let describe = |(number, row): (u64, Result<TableRow, ElementError>)| match row {
+            Ok(row) => format!("{number} {}", row.string("a").unwrap()),
+            Err(ElementError::Row(fault)) => format!("{number} {fault}"),
+            Err(ElementError::Io(error)) => error.to_string(),
+        };
+        // One byte at a time, so that every border of a buffer is met.
+        let reader = std::io::BufReader::with_capacity(1, json.as_bytes());
+        Elements::new(reader).map(describe).collect()
+    }
+
+    #[test]
+    fn elements_come_one_by_one() {
+        assert_eq!(read("]"), [] as [&str; 0]);
+        let nested = r#" {"a":"x}{\"","b":{"c":[{}]}} , {"a":"\\"} ] "#;
+        assert_eq!(read(nested), ["1 x}{\"", "2 \\"]);
+    }
+
+    #[test]
+    fn a_bad_element_leaves_the_others_and_a_torn_one_ends_the_file() {
+        let bad = r#"{"a":"1"},{"a":nope},{"a":"3"}]"#;
+        assert_eq!(read(bad), ["1 1", "2 bad JSON near byte 7", "3 3"]);
+        assert_eq!(read(r#"{"a":"1"},{"a":"2"#), ["1 1", "2 the JSON is cut off"]);
+        assert_eq!(read(r#"{"a":"1"}"#), ["1 1", "2 the JSON is cut off"]);
+        assert_eq!(read(r#"{"a":"1"}]x"#), ["1 1", "2 expected an array of objects"]);
+        assert_eq!(read("1]"), ["1 expected a JSON object"]);
+    }
+}
