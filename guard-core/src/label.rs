@@ -189,6 +189,30 @@ pub struct Labels {
     pub response: Option<Harm>,
 }
 
+impl Labels {
+    /// Whether the label of this task is the positive one; `None` without a label.
+    #[must_use]
+    pub fn positive(&self, task: Task) -> Option<bool> {
+        match task {
+            Task::Request => self.request.map(Label::is_positive),
+            Task::Completion => self.completion.map(Label::is_positive),
+            Task::Response => self.response.map(Label::is_positive),
+        }
+    }
+
+    /// The same labels with that of `task` read from its word. `None` for a word that is no
+    /// label of the task.
+    #[must_use]
+    pub fn with_word(mut self, task: Task, word: &str) -> Option<Self> {
+        match task {
+            Task::Request => self.request = Some(Harm::from_word(word)?),
+            Task::Completion => self.completion = Some(Completion::from_word(word)?),
+            Task::Response => self.response = Some(Harm::from_word(word)?),
+        }
+        Some(self)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -20,4 +20,4 @@ pub use json_lines::JsonLinesSource;
 pub use row::RowFault;
 pub use sample::Sample;
 pub use source::{InMemorySource, SampleSource, Samples, SourceError};
-pub use table::{TableFile, TableFormat, TableRow, TableRows};
+pub use table::{TableFile, TableFormat, TableRow, TableRows, read_whole};

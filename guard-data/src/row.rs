@@ -73,6 +73,14 @@ pub enum RowFault {
         /// The type that it has.
         found: &'static str,
     },
+    /// A field has a text that is none of those that it can have.
+    #[error("field `{field}` must be {expected}")]
+    Field {
+        /// The name of the field.
+        field: &'static str,
+        /// What it can be.
+        expected: &'static str,
+    },
     /// The label of a task is none of its two words.
     #[error("the {task} label must be `{}` or `{}`", expected[0], expected[1])]
     UnknownLabel {

@@ -1,5 +1,7 @@
 //! Whether a guard's probabilities mean what they say.
 
+use serde::Serialize;
+
 use crate::curve::NotANumber;
 use crate::quantile::quantile_of_sorted;
 
@@ -14,7 +16,7 @@ pub enum Bins {
 }
 
 /// The scores that fell into one bin.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Bin {
     /// How many rows.

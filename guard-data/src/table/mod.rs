@@ -220,6 +220,24 @@ impl TableFile {
     }
 }
 
+/// Reads a whole file, plain or compressed, of at most 256 MiB: for sets that come as one JSON
+/// value.
+///
+/// # Errors
+///
+/// [`SourceError`] when the file cannot be read or is longer.
+pub fn read_whole(path: impl AsRef<Path>) -> Result<Vec<u8>, SourceError> {
+    const LIMIT: usize = 256 << 20;
+    let file = TableFile::open(path.as_ref())?;
+    let mut bytes = Vec::new();
+    let mut reader = file.reader()?.take(LIMIT as u64 + 1);
+    reader.read_to_end(&mut bytes).map_err(|error| SourceError::io("read", &file.path, error))?;
+    if bytes.len() > LIMIT {
+        return Err(file.fault(0, ElementError::Row(RowFault::TooLong { limit: LIMIT })));
+    }
+    Ok(bytes)
+}
+
 /// Opens a regular file: a pipe would wait for ever, and a folder says so only when it is read.
 pub(crate) fn open(path: &Path) -> Result<File, SourceError> {
     let file = File::open(path).map_err(|error| SourceError::io("open", path, error))?;

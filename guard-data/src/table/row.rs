@@ -25,6 +25,12 @@ impl TableRow {
         Ok(Self::new(header.iter().cloned().zip(values).collect()))
     }
 
+    /// All fields by name.
+    #[must_use]
+    pub fn into_fields(self) -> Map<String, Value> {
+        self.fields
+    }
+
     /// The value of a field; `None` when it is not there or null.
     #[must_use]
     pub fn get(&self, field: &str) -> Option<&Value> {
@@ -106,6 +112,18 @@ impl TableRow {
             _ => None,
         };
         found.ok_or_else(|| wrong(field, "a boolean", value))
+    }
+}
+
+/// Any JSON object is a row.
+impl TryFrom<Value> for TableRow {
+    type Error = RowFault;
+
+    fn try_from(value: Value) -> Result<Self, RowFault> {
+        match value {
+            Value::Object(fields) => Ok(Self::new(fields)),
+            _ => Err(RowFault::NotAnObject),
+        }
     }
 }
 

@@ -1,0 +1,342 @@
+//! What a system said about the rows of a benchmark, beside what is true.
+
+use std::collections::HashMap;
+
+use guard_core::parse::{ReleasedAnswers, parse_output, released_answers};
+use guard_core::{Judged, Label, Labels, Reason, Task, Verdict};
+
+use crate::benchmark::{Benchmark, Dataset, labels};
+use crate::error::EvalError;
+use crate::metric::Metric;
+use crate::prediction::Prediction;
+use crate::scoring::ScoringPolicy;
+
+/// One system on one benchmark: everything that scores are made of.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Evaluation {
+    system: String,
+    dataset: String,
+    benchmark: Option<&'static Benchmark>,
+    tasks: Vec<Task>,
+    records: Vec<Record>,
+    /// Wall time of the judging, where it was measured.
+    pub(crate) wall_seconds: Option<f64>,
+}
+
+/// One row of an evaluation.
+#[derive(Clone, Debug, PartialEq)]
+#[non_exhaustive]
+pub struct Record {
+    /// The id of the row.
+    pub id: String,
+    /// The number of its text: rows with equal texts have the same, and are resampled together.
+    pub cluster: u32,
+    /// What is true.
+    pub truth: Labels,
+    /// What the system said, without its reasoning.
+    pub verdict: Verdict,
+    /// What the released script reads from the system's text, where there is one.
+    pub released: Option<ReleasedAnswers>,
+    /// Why there is no verdict, if the system failed.
+    pub error: Option<String>,
+    /// What the row belongs to, for breakdowns.
+    pub slices: Vec<(String, String)>,
+}
+
+impl Record {
+    /// Whether the system gave the positive label; `None` without a label. The policy
+    /// `reference` reads texts by its own rule.
+    #[must_use]
+    pub fn answer(&self, task: Task, policy: ScoringPolicy) -> Option<bool> {
+        match (policy, self.released) {
+            (ScoringPolicy::Reference, Some(released)) => match task {
+                Task::Request => released.request.given().map(Label::is_positive),
+                Task::Completion => released.completion.given().map(Label::is_positive),
+                Task::Response => released.response.given().map(Label::is_positive),
+            },
+            _ => match task {
+                Task::Request => given(self.verdict.request),
+                Task::Completion => given(self.verdict.completion),
+                Task::Response => given(self.verdict.response),
+            },
+        }
+    }
+
+    /// The probability of the positive label, where the system gives one.
+    #[must_use]
+    pub fn score(&self, task: Task) -> Option<f64> {
+        match task {
+            Task::Request => self.verdict.request.score,
+            Task::Completion => self.verdict.completion.score,
+            Task::Response => self.verdict.response.score,
+        }
+    }
+
+    /// Why the system gave no label for the task, if it should have.
+    #[must_use]
+    pub fn undetermined(&self, task: Task) -> Option<Reason> {
+        match task {
+            Task::Request => self.verdict.request.answer.undetermined(),
+            Task::Completion => self.verdict.completion.answer.undetermined(),
+            Task::Response => self.verdict.response.answer.undetermined(),
+        }
+    }
+}
+
+fn given<L: Label>(judged: Judged<L>) -> Option<bool> {
+    judged.answer.given().map(Label::is_positive)
+}
+
+impl Evaluation {
+    /// Stored predictions of a published benchmark, with the labels that the file itself gives.
+    ///
+    /// # Errors
+    ///
+    /// [`EvalError::RowCount`] when the benchmark has another number of rows;
+    /// [`EvalError::Label`] for a line without a label of the benchmark's task.
+    pub fn of_predictions(
+        system: impl Into<String>,
+        benchmark: &'static Benchmark,
+        predictions: &[Prediction],
+    ) -> Result<Self, EvalError> {
+        let found = predictions.len() as u64;
+        if let Some(expected) = benchmark.rows.filter(|expected| *expected != found) {
+            return Err(EvalError::RowCount { name: benchmark.name.to_owned(), expected, found });
+        }
+        let mut clusters = Clusters::default();
+        let mut records = Vec::with_capacity(predictions.len());
+        for (row, prediction) in predictions.iter().enumerate() {
+            let truth = labels(benchmark.task, &prediction.label)
+                .ok_or_else(|| EvalError::Label { name: benchmark.name.to_owned(), row })?;
+            let id = prediction.id.clone().unwrap_or_else(|| row.to_string());
+            let cluster = clusters.number(&prediction.prompt);
+            let slices = vec![length_slice(&prediction.prompt)];
+            records.push(record(id, cluster, truth, slices, prediction));
+        }
+        let (system, dataset) = (system.into(), benchmark.name.to_owned());
+        Ok(Self {
+            system,
+            dataset,
+            benchmark: Some(benchmark),
+            tasks: vec![benchmark.task],
+            records,
+            wall_seconds: None,
+        })
+    }
+
+    /// Predictions beside the dataset that they are about. They are matched by id, or by their
+    /// order where they have none.
+    ///
+    /// # Errors
+    ///
+    /// [`EvalError::RowCount`] when they are not as many as the rows; [`EvalError::Mismatch`]
+    /// when one belongs to no row, twice to the same, or was made from another text.
+    pub fn of_dataset(
+        system: impl Into<String>,
+        dataset: &Dataset,
+        predictions: &[Prediction],
+    ) -> Result<Self, EvalError> {
+        let (expected, found) = (dataset.rows().len(), predictions.len());
+        if expected != found {
+            let name = dataset.name().to_owned();
+            return Err(EvalError::RowCount {
+                name,
+                expected: expected as u64,
+                found: found as u64,
+            });
+        }
+        let mismatch = |prediction: usize, what| EvalError::Mismatch {
+            dataset: dataset.name().to_owned(),
+            prediction,
+            what,
+        };
+        let places = by_id(dataset);
+        let mut of_row: Vec<Option<&Prediction>> = vec![None; expected];
+        for (index, prediction) in predictions.iter().enumerate() {
+            let place = match &prediction.id {
+                Some(id) => {
+                    *places.get(id.as_str()).ok_or_else(|| mismatch(index, "unknown id"))?
+                }
+                None => index,
+            };
+            let sample = &dataset.rows()[place].sample;
+            if !prediction.prompt.contains(&sample.prompt) {
+                return Err(mismatch(index, "its prompt is not the row's"));
+            }
+            if of_row[place].replace(prediction).is_some() {
+                return Err(mismatch(index, "a second prediction for its row"));
+            }
+        }
+        let mut clusters = Clusters::default();
+        let rows = dataset.rows().iter().zip(of_row);
+        let records = rows.filter_map(|(row, prediction)| {
+            let text = (row.sample.prompt.as_str(), row.sample.response.as_deref());
+            let cluster = clusters.number(&format!("{text:?}"));
+            let mut slices = row.slices.clone();
+            slices.push(length_slice(&row.sample.prompt));
+            Some(record(row.sample.id.clone(), cluster, row.sample.labels, slices, prediction?))
+        });
+        Ok(Self {
+            system: system.into(),
+            dataset: dataset.name().to_owned(),
+            benchmark: dataset.benchmark(),
+            tasks: dataset.tasks(),
+            records: records.collect(),
+            wall_seconds: None,
+        })
+    }
+
+    /// The name of the system.
+    #[must_use]
+    pub fn system(&self) -> &str {
+        &self.system
+    }
+
+    /// The name of the dataset.
+    #[must_use]
+    pub fn dataset(&self) -> &str {
+        &self.dataset
+    }
+
+    /// What is known of the dataset, if it is a published benchmark.
+    #[must_use]
+    pub fn benchmark(&self) -> Option<&'static Benchmark> {
+        self.benchmark
+    }
+
+    /// The questions that are scored.
+    #[must_use]
+    pub fn tasks(&self) -> &[Task] {
+        &self.tasks
+    }
+
+    /// The rows.
+    #[must_use]
+    pub fn records(&self) -> &[Record] {
+        &self.records
+    }
+
+    /// Shows all rows to a metric of one's own.
+    pub fn feed(&self, metric: &mut dyn Metric) {
+        self.records.iter().for_each(|record| metric.record(&record.truth, &record.verdict));
+    }
+}
+
+pub(crate) fn by_id(dataset: &Dataset) -> HashMap<&str, usize> {
+    let ids = dataset.rows().iter().enumerate();
+    ids.map(|(place, row)| (row.sample.id.as_str(), place)).collect()
+}
+
+fn record(
+    id: String,
+    cluster: u32,
+    truth: Labels,
+    slices: Vec<(String, String)>,
+    prediction: &Prediction,
+) -> Record {
+    let verdict = match (&prediction.error, &prediction.verdict) {
+        (Some(_), _) => Verdict::undetermined(Reason::Failed),
+        (None, Some(verdict)) => verdict.clone(),
+        (None, None) => read_text(&prediction.predict),
+    };
+    let text = &prediction.predict;
+    let released = (!text.is_empty()).then(|| released_answers(text));
+    Record { id, cluster, truth, verdict, released, error: prediction.error.clone(), slices }
+}
+
+/// The verdict that a stored text says. How it ended is not known.
+fn read_text(text: &str) -> Verdict {
+    let parsed = parse_output(text);
+    let mut verdict = Verdict::new(parsed.request, parsed.completion, parsed.response);
+    verdict.consistent = parsed.consistent();
+    verdict
+}
+
+/// The length of a prompt, as a dimension of breakdowns.
+fn length_slice(prompt: &str) -> (String, String) {
+    let bucket = match prompt.chars().count() {
+        0..250 => "under 250 characters",
+        250..1000 => "250 to 999 characters",
+        1000..4000 => "1,000 to 3,999 characters",
+        _ => "4,000 characters or more",
+    };
+    ("prompt length".to_owned(), bucket.to_owned())
+}
+
+/// Numbers for texts, the same for equal ones.
+#[derive(Default)]
+struct Clusters {
+    numbers: HashMap<String, u32>,
+}
+
+impl Clusters {
+    fn number(&mut self, text: &str) -> u32 {
+        let next = self.numbers.len() as u32;
+        match self.numbers.get(text) {
+            Some(number) => *number,
+            None => *self.numbers.entry(text.to_owned()).or_insert(next),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use guard_core::Harm;
+    use guard_data::{InMemorySource, Sample};
+
+    use super::*;
+    use crate::benchmark::benchmark;
+
+    fn dataset(prompts: &[&str]) -> Dataset {
+        let labels = Labels { request: Some(Harm::Harmful), ..Labels::default() };
+        let samples = prompts.iter().enumerate().map(|(id, prompt)| {
+            Sample::new(format!("row-{id}"), "mine", *prompt).with_labels(labels)
+        });
+        Dataset::from_source(&InMemorySource::new("mine", samples.collect())).unwrap()
+    }
+
+    fn prediction(prompt: &str, id: Option<&str>) -> Prediction {
+        let mut line =
+            Prediction::new(format!("instruction {prompt}"), "harmful", "Request: harmful");
+        line.id = id.map(str::to_owned);
+        line
+    }
+
+    #[test]
+    fn fault_t64_predictions_find_their_rows_by_id_or_order() {
+        let dataset = dataset(&["a", "b"]);
+        let by_order = [prediction("a", None), prediction("b", None)];
+        let by_id = [prediction("b", Some("row-1")), prediction("a", Some("row-0"))];
+        for lines in [by_order, by_id] {
+            let evaluation = Evaluation::of_dataset("x", &dataset, &lines).unwrap();
+            let ids: Vec<&str> = evaluation.records().iter().map(|r| r.id.as_str()).collect();
+            assert_eq!(ids, ["row-0", "row-1"]);
+        }
+        let refused = |lines: &[Prediction]| {
+            Evaluation::of_dataset("x", &dataset, lines).unwrap_err().to_string()
+        };
+        let count = refused(&[prediction("a", None)]);
+        assert_eq!(count, "`mine` has 1 rows, expected 2");
+        assert!(refused(&[prediction("b", None), prediction("a", None)]).contains("not the row's"));
+        let twice = [prediction("a", Some("row-0")), prediction("a", Some("row-0"))];
+        assert!(refused(&twice).contains("second prediction"));
+        let unknown = [prediction("a", Some("row-0")), prediction("b", Some("row-9"))];
+        assert!(refused(&unknown).contains("unknown id"));
+    }
+
+    #[test]
+    fn equal_texts_are_one_cluster() {
+        let dataset = dataset(&["a", "b", "a"]);
+        let lines = [prediction("a", None), prediction("b", None), prediction("a", None)];
+        let evaluation = Evaluation::of_dataset("x", &dataset, &lines).unwrap();
+        let clusters: Vec<u32> = evaluation.records().iter().map(|r| r.cluster).collect();
+        assert_eq!(clusters, [0, 1, 0]);
+    }
+
+    #[test]
+    fn a_file_of_another_length_is_no_benchmark() {
+        let aegis = benchmark("AegisSafetyTest").unwrap();
+        let error = Evaluation::of_predictions("x", aegis, &[prediction("a", None)]).unwrap_err();
+        assert_eq!(error.to_string(), "`AegisSafetyTest` has 1 rows, expected 359");
+    }
+}
