@@ -67,7 +67,7 @@ impl Bootstrap {
     #[must_use]
     pub fn average_precisions(&self, rows: &[(u32, f64, bool)]) -> Vec<f64> {
         let mut sorted = rows.to_vec();
-        sorted.sort_unstable_by(|a, b| b.1.total_cmp(&a.1));
+        sorted.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.2.cmp(&b.2)));
         let (sorted, clusters) = numbered(&sorted);
         let draw = |draw: usize| {
             let mut rng = ChaCha8Rng::seed_from_u64(self.seed);

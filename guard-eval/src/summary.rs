@@ -290,7 +290,9 @@ impl<'a> Rows<'a> {
             let score = row.record.score(self.1).filter(|score| !score.is_nan())?;
             Some((row.record.cluster, score, row.positive))
         });
-        let clustered: Vec<(u32, f64, bool)> = scored.collect();
+        let mut clustered: Vec<(u32, f64, bool)> = scored.collect();
+        // Sums of floats depend on their order; this one does not depend on the rows'.
+        clustered.sort_by(|a, b| a.1.total_cmp(&b.1).then(a.2.cmp(&b.2)));
         let rows: Vec<(f64, bool)> =
             clustered.iter().map(|&(_, s, positive)| (s, positive)).collect();
         let ranking = Ranking::new(rows.iter().copied()).ok().filter(|_| !rows.is_empty())?;

@@ -123,9 +123,13 @@ fn aegis(entry: &Entry<'_>) -> RowResult {
     Ok(Some(entry.labelled(text, None, safe <= 1)))
 }
 
-/// All are harmful.
+/// All are harmful. The set's two homes give the column of texts different names.
 fn simple_safety_tests(entry: &Entry<'_>) -> RowResult {
-    let row = entry.labelled(entry.row.string("prompts_final")?, None, true);
+    let prompt = match entry.row.optional_string("prompt")? {
+        Some(prompt) => prompt,
+        None => entry.row.string("prompts_final")?,
+    };
+    let row = entry.labelled(prompt, None, true);
     Ok(Some(match entry.row.optional_string("harm_area")? {
         Some(area) => row.with_slice("category", area),
         None => row,

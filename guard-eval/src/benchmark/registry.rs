@@ -43,7 +43,7 @@ const HARM_BENCH: Benchmark = Benchmark {
     adversarial: false,
     in_distribution: false,
     home: "github.com/centerforaisafety/HarmBench",
-    file: "harmbench_behaviors_text_test.csv",
+    file: "data/behavior_datasets/harmbench_behaviors_text_test.csv",
     licence: "MIT",
     citation: "Mazeika et al. 2024, arXiv 2402.04249",
 };
@@ -133,7 +133,7 @@ pub const BENCHMARKS: [Benchmark; 13] = [
         adversarial: false,
         in_distribution: false,
         home: "github.com/bertiev/SimpleSafetyTests",
-        file: "sst_test_cases.csv",
+        file: "SimpleSafetyTests - test cases.csv",
         licence: "CC-BY-4.0",
         citation: "Vidgen et al. 2023, arXiv 2311.08370",
     },

@@ -1,0 +1,355 @@
+//! A report as one HTML page.
+
+use std::fmt::Write;
+
+use guard_core::Task;
+
+use super::Report;
+use super::svg::{Axis, Bar, COLOURS, Plot, Point, Series, bars, escape};
+use super::table::{Table, percent, tables, task_title};
+use crate::published::{Published, PublishedTable};
+use crate::scoring::ScoringPolicy;
+use crate::summary::{Slice, Summary};
+
+const STYLE: &str = include_str!("report.css");
+
+pub(super) fn render(report: &Report, published: &Published) -> String {
+    let mut body = String::new();
+    let _ = write!(body, "<h1>Evaluation of {}</h1>", escape(&report.systems().join(", ")));
+    let _ = write!(
+        body,
+        "<p>Scored by the policy <b>{}</b>. Intervals hold 95 percent: Wilson's for rates, {} \
+         resamples of whole clusters of equal texts (seed {}) for F1 and averages. Read by \
+         guard-eval {}.</p>",
+        report.policy, report.bootstrap_draws, report.bootstrap_seed, report.version
+    );
+    body.push_str(&legend(report));
+    figure(&mut body, "wide", &f1_bars(report));
+    let plots = plots(report);
+    if !plots.is_empty() {
+        let _ = write!(body, r#"<h2>Curves</h2><div class="plots">{plots}</div>"#);
+    }
+    tables(report).iter().for_each(|table| write_table(&mut body, table));
+    body.push_str(&confusions(report));
+    body.push_str(&slices(report));
+    body.push_str(&beside_the_paper(report, published));
+    format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\
+         <title>Evaluation</title><style>\n{STYLE}</style></head><body>\n{body}\n</body></html>\n"
+    )
+}
+
+/// The number of a system's colour.
+fn colour(report: &Report, system: &str) -> usize {
+    report.systems().iter().position(|name| *name == system).unwrap_or(0) % COLOURS
+}
+
+fn legend(report: &Report) -> String {
+    let item = |system: &&str| {
+        format!(r#"<li class="s{}">{}</li>"#, colour(report, system), escape(system))
+    };
+    let items: String = report.systems().iter().map(item).collect();
+    format!(r#"<ul class="legend">{items}</ul>"#)
+}
+
+fn figure(out: &mut String, class: &str, svg: &str) {
+    let _ = write!(out, r#"<figure class="{class}">{svg}</figure>"#);
+}
+
+fn f1_bars(report: &Report) -> String {
+    let mut of_datasets: Vec<&Summary> =
+        report.summaries.iter().filter(|summary| summary.supported).collect();
+    of_datasets.sort_by_key(|summary| {
+        let first = report
+            .summaries
+            .iter()
+            .position(|other| other.dataset == summary.dataset && other.task == summary.task);
+        (summary.task, first)
+    });
+    let bar = |summary: &Summary| Bar {
+        group: format!("{} ({})", summary.dataset, summary.task),
+        name: summary.system.clone(),
+        value: summary.score(report.policy).f1,
+        interval: match report.policy {
+            ScoringPolicy::Strict => {
+                summary.f1_interval.map(|interval| (interval.low, interval.high))
+            }
+            _ => None,
+        },
+        colour: colour(report, &summary.system),
+    };
+    let shown: Vec<Bar> = of_datasets.into_iter().map(bar).collect();
+    bars("F1 in percent, with intervals", &shown)
+}
+
+/// The curves of each dataset, and F1 against latency.
+fn plots(report: &Report) -> String {
+    let mut out = String::new();
+    let mut seen = Vec::new();
+    for summary in &report.summaries {
+        let key = (summary.dataset.as_str(), summary.task);
+        if !seen.contains(&key) {
+            seen.push(key);
+            out.push_str(&dataset_plots(report, key));
+        }
+    }
+    out.push_str(&latency_plot(report));
+    out
+}
+
+fn dataset_plots(report: &Report, (dataset, task): (&str, Task)) -> String {
+    let of = |points: &dyn Fn(&crate::Ranked) -> Vec<Point>| -> Vec<Series> {
+        let same = report.summaries.iter().filter(|s| s.dataset == dataset && s.task == task);
+        let series = same.filter_map(|summary| {
+            Some(Series {
+                name: summary.system.clone(),
+                points: points(summary.ranked.as_ref()?),
+                colour: colour(report, &summary.system),
+            })
+        });
+        series.filter(|series| !series.points.is_empty()).collect()
+    };
+    let pr = of(&|ranked| {
+        ranked.ranking.precision_recall().iter().map(|p| (p.recall, p.precision)).collect()
+    });
+    if pr.is_empty() {
+        return String::new();
+    }
+    let roc = of(&|ranked| {
+        ranked.ranking.roc().iter().map(|p| (p.false_positive_rate, p.recall)).collect()
+    });
+    let reliability =
+        of(&|ranked| ranked.reliability.iter().map(|b| (b.mean_score, b.positive_rate)).collect());
+    let share = |title| Axis { title, from: 0.0, to: 1.0 };
+    let plot = |kind: &str, x, y| (format!("{kind}: {dataset}"), share(x), share(y));
+    let mut out = String::new();
+    for (name, x, y, series, kind) in [
+        ("Precision and recall", "recall", "precision", pr, Kind::Curve),
+        ("ROC", "false positive rate", "recall", roc, Kind::Diagonal),
+        ("Reliability", "mean probability", "share of positives", reliability, Kind::Marks),
+    ] {
+        let (title, x, y) = plot(name, x, y);
+        let plot = Plot { title: &title, x, y };
+        let svg = match kind {
+            Kind::Curve => plot.lines(&series, false),
+            Kind::Diagonal => plot.lines(&series, true),
+            Kind::Marks => plot.marks(&series, true),
+        };
+        figure(&mut out, "", &svg);
+    }
+    out
+}
+
+enum Kind {
+    Curve,
+    Diagonal,
+    Marks,
+}
+
+fn latency_plot(report: &Report) -> String {
+    let points = report.summaries.iter().filter_map(|summary| {
+        let latency = summary.cost?.latency_p50_ms;
+        Some(Series {
+            name: format!("{} on {}", summary.system, summary.dataset),
+            points: vec![(latency, summary.score(report.policy).f1)],
+            colour: colour(report, &summary.system),
+        })
+    });
+    let points: Vec<Series> = points.collect();
+    let slowest = points.iter().map(|series| series.points[0].0).fold(0.0, f64::max);
+    if slowest <= 0.0 {
+        return String::new();
+    }
+    let plot = Plot {
+        title: "F1 against latency",
+        x: Axis { title: "median milliseconds", from: 0.0, to: slowest * 1.05 },
+        y: Axis { title: "F1", from: 0.0, to: 1.0 },
+    };
+    let mut out = String::new();
+    figure(&mut out, "", &plot.marks(&points, false));
+    out
+}
+
+fn write_table(out: &mut String, table: &Table) {
+    let class = |column: usize| if column < table.names { r#" class="name""# } else { "" };
+    let header: String = table
+        .header
+        .iter()
+        .enumerate()
+        .map(|(column, name)| format!("<th{}>{}</th>", class(column), escape(name)))
+        .collect();
+    let row = |row: &Vec<String>| {
+        let cells = row.iter().enumerate();
+        let cells: String = cells
+            .map(|(column, cell)| format!("<td{}>{}</td>", class(column), escape(cell)))
+            .collect();
+        format!("<tr>{cells}</tr>")
+    };
+    let rows: String = table.rows.iter().map(row).collect();
+    let _ = write!(
+        out,
+        r#"<h2>{}</h2><div class="scroll"><table><tr>{header}</tr>{rows}</table></div>"#,
+        escape(&table.title)
+    );
+}
+
+fn confusions(report: &Report) -> String {
+    let matrix = |summary: &Summary| {
+        let counts = summary.score(report.policy).counts;
+        let total = counts.total().max(1) as f64;
+        let cell = |count: u64| {
+            let share = 70.0 * count as f64 / total;
+            format!(r#"<div class="cell" style="--share: {share:.0}%">{count}</div>"#)
+        };
+        let (positive, negative) = match summary.task {
+            Task::Completion => ("refusal", "compliance"),
+            _ => ("harmful", "unharmful"),
+        };
+        format!(
+            r#"<figure><b>{}</b><br>{}<div class="matrix"><div></div><div class="head">says {positive}</div><div class="head">says {negative}</div><div class="head">{positive}</div>{}{}<div class="head">{negative}</div>{}{}</div></figure>"#,
+            escape(&summary.system),
+            escape(&format!("{} ({})", summary.dataset, summary.task)),
+            cell(counts.true_positives),
+            cell(counts.false_negatives),
+            cell(counts.false_positives),
+            cell(counts.true_negatives),
+        )
+    };
+    let shown: String = report.summaries.iter().filter(|s| s.supported).map(matrix).collect();
+    format!(
+        r#"<h2>Confusion (policy {})</h2><details open><summary>Counts of label and answer</summary><div class="plots">{shown}</div></details>"#,
+        report.policy
+    )
+}
+
+/// Parts of the rows, those with few rows greyed.
+fn slices(report: &Report) -> String {
+    let mut rows = String::new();
+    for summary in &report.summaries {
+        for slice in &summary.slices {
+            let few = if slice.labelled < Slice::FEW { r#" class="few""# } else { "" };
+            let counts = slice.counts;
+            let negatives = counts.false_positive_rate();
+            let alarms =
+                if negatives.is_defined() { percent(negatives.value()) } else { "-".to_owned() };
+            let _ = write!(
+                rows,
+                r#"<tr><td class="name">{}</td><td class="name">{}</td><td class="name">{}</td><td class="name">{}</td><td{few}>{}</td><td{few}>{}</td><td{few}>{}</td><td{few}>{alarms}</td><td{few}>{}</td></tr>"#,
+                escape(&summary.dataset),
+                escape(&summary.system),
+                escape(&slice.dimension),
+                escape(&slice.value),
+                slice.labelled,
+                percent(counts.f1().value()),
+                percent(counts.recall().value()),
+                slice.undetermined,
+            );
+        }
+    }
+    if rows.is_empty() {
+        return rows;
+    }
+    format!(
+        r#"<h2>Breakdown (policy strict)</h2><p>Numbers from fewer than {} rows are greyed.</p><details><summary>Show all parts</summary><div class="scroll"><table><tr><th class="name">benchmark</th><th class="name">system</th><th class="name">by</th><th class="name">part</th><th>rows</th><th>F1</th><th>recall</th><th>FPR</th><th>undetermined</th></tr>{rows}</table></div></details>"#,
+        Slice::FEW
+    )
+}
+
+/// The paper's tables with the systems of the run under them.
+fn beside_the_paper(report: &Report, published: &Published) -> String {
+    let mut out = String::new();
+    for table in &published.tables {
+        let ours = |summary: &&Summary| {
+            summary.task == table.task && table.benchmarks.contains(&summary.dataset)
+        };
+        if report.summaries.iter().any(|summary| ours(&summary)) {
+            out.push_str(&paper_table(report, table));
+        }
+    }
+    if out.is_empty() {
+        return out;
+    }
+    format!(
+        "<h2>Beside the published results</h2><p>{} The runs of this report come first, by the \
+         policy <b>reference</b>, which counts as those tables were counted.</p>{out}",
+        escape(&published.source)
+    )
+}
+
+fn paper_table(report: &Report, table: &PublishedTable) -> String {
+    let header: String =
+        table.benchmarks.iter().map(|name| format!("<th>{}</th>", escape(name))).collect();
+    let cell = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |f1| format!("{f1:.2}"));
+    let mut rows = String::new();
+    for system in report.systems() {
+        let f1 = |name: &String| {
+            let found = report.summaries.iter().find(|summary| {
+                summary.system == system && summary.dataset == *name && summary.task == table.task
+            });
+            found.map(|summary| 100.0 * summary.score(ScoringPolicy::Reference).f1)
+        };
+        let found: Vec<Option<f64>> = table.benchmarks.iter().map(f1).collect();
+        let complete = found.iter().all(Option::is_some);
+        let average = report.averages.iter().find(|a| a.system == system && a.task == table.task);
+        let average =
+            average.filter(|_| complete).map(|a| 100.0 * a.f1[ScoringPolicy::Reference as usize]);
+        let cells = found.into_iter().chain([average]);
+        let cells: String =
+            cells.map(|value| format!(r#"<td class="ours">{}</td>"#, cell(value))).collect();
+        let _ = write!(rows, r#"<tr><td class="name ours">{}</td>{cells}</tr>"#, escape(system));
+    }
+    for row in &table.systems {
+        let cells: String = row
+            .f1
+            .iter()
+            .chain([&row.weighted])
+            .map(|value| format!("<td>{}</td>", cell(*value)))
+            .collect();
+        let _ = write!(rows, r#"<tr><td class="name">{}</td>{cells}</tr>"#, escape(&row.system));
+    }
+    format!(
+        r#"<h3>{} (paper, table {})</h3><div class="scroll"><table><tr><th class="name">system</th>{header}<th>weighted</th></tr>{rows}</table></div>"#,
+        task_title(table.task),
+        table.paper_table
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::report;
+
+    /// Markup in every text that a model or a file can choose.
+    #[test]
+    fn nothing_of_a_name_is_markup() {
+        let mut report = report();
+        let hostile = "<img src=x onerror=alert(1)>\"'&\u{0}</script>";
+        for summary in &mut report.summaries {
+            summary.system = hostile.to_owned();
+            summary.dataset = hostile.to_owned();
+            summary.reasons.insert(hostile.to_owned(), 1);
+            summary.slices[0].value = hostile.to_owned();
+        }
+        let html = report.to_html();
+        assert!(!html.contains("<img") && !html.contains("onerror=alert(1)>"));
+        assert!(!html.contains("</script>") && !html.contains('\u{0}'));
+        assert!(html.contains("&lt;img src=x onerror=alert(1)&gt;&quot;&#39;&amp;\u{fffd}"));
+    }
+
+    #[test]
+    fn the_page_needs_nothing_else_and_is_well_formed() {
+        let html = report().to_html();
+        for foreign in ["http://", "https://", "<script", "url(", "@import", "src="] {
+            assert!(!html.contains(foreign), "{foreign}");
+        }
+        for tag in ["svg", "table", "figure", "details", "div", "h2", "tr", "td", "text"] {
+            let open = html.matches(&format!("<{tag}>")).count()
+                + html.matches(&format!("<{tag} ")).count();
+            assert_eq!(open, html.matches(&format!("</{tag}>")).count(), "{tag}");
+        }
+        assert!(html.contains("Precision and recall: mine &lt;script&gt;"));
+        assert!(html.contains("Reliability"));
+        assert!(!html.contains("NaN"));
+    }
+}

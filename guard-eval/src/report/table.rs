@@ -1,0 +1,284 @@
+//! The tables of a report, before they have a form.
+
+use guard_core::Task;
+
+use super::Report;
+use crate::interval::Interval;
+use crate::scoring::ScoringPolicy;
+use crate::summary::Summary;
+
+/// A table of texts.
+pub(super) struct Table {
+    pub(super) title: String,
+    pub(super) header: Vec<&'static str>,
+    /// The first cells are names, the others numbers.
+    pub(super) rows: Vec<Vec<String>>,
+    /// How many of the first columns are names.
+    pub(super) names: usize,
+}
+
+/// All tables of a report that are not empty.
+pub(super) fn tables(report: &Report) -> Vec<Table> {
+    let mut tables: Vec<Table> = Task::ALL.into_iter().map(|task| scores(report, task)).collect();
+    tables.extend([
+        averages(report),
+        policies(report),
+        ranked(report),
+        costs(report),
+        reasons(report),
+        comparisons(report),
+    ]);
+    tables.retain(|table| !table.rows.is_empty());
+    tables
+}
+
+pub(super) fn task_title(task: Task) -> &'static str {
+    match task {
+        Task::Request => "Is the request harmful?",
+        Task::Completion => "Did the assistant refuse?",
+        Task::Response => "Is the response harmful?",
+    }
+}
+
+fn scores(report: &Report, task: Task) -> Table {
+    let row = |summary: &Summary| {
+        let score = summary.score(report.policy);
+        let positive_only = summary.positives == summary.labelled;
+        let of_negatives = |share: f64| if positive_only { dash() } else { percent(share) };
+        let f1 = if summary.supported { percent(score.f1) } else { "unsupported".to_owned() };
+        vec![
+            summary.dataset.clone(),
+            summary.system.clone(),
+            f1,
+            match report.policy {
+                ScoringPolicy::Strict => range(summary.f1_interval),
+                _ => dash(),
+            },
+            percent(score.precision),
+            percent(score.recall),
+            of_negatives(score.false_positive_rate),
+            of_negatives(score.specificity),
+            if positive_only { dash() } else { format!("{:.3}", score.matthews) },
+            percent(summary.undetermined),
+            format!("{} / {}", summary.positives, summary.labelled),
+        ]
+    };
+    let of_task = report.summaries.iter().filter(|summary| summary.task == task);
+    Table {
+        title: format!("{} (policy {})", task_title(task), report.policy),
+        header: vec![
+            "benchmark",
+            "system",
+            "F1",
+            "95 %",
+            "precision",
+            "recall",
+            "FPR",
+            "specificity",
+            "MCC",
+            "undetermined",
+            "positives",
+        ],
+        rows: of_task.map(row).collect(),
+        names: 2,
+    }
+}
+
+fn averages(report: &Report) -> Table {
+    let mut rows: Vec<Vec<String>> = report
+        .averages
+        .iter()
+        .map(|average| {
+            let f1 = |policy: ScoringPolicy| percent(average.f1[policy as usize]);
+            vec![
+                task_title(average.task).to_owned(),
+                average.system.clone(),
+                f1(ScoringPolicy::Strict),
+                range(average.f1_interval),
+                f1(ScoringPolicy::Reference),
+                f1(ScoringPolicy::Blocked),
+                percent(average.undetermined),
+                format!("{} of {}", average.datasets, average.of_paper),
+            ]
+        })
+        .collect();
+    rows.extend(report.macros.iter().filter(|found| found.tasks > 1).map(|found| {
+        let f1 = |policy: ScoringPolicy| percent(found.f1[policy as usize]);
+        vec![
+            "mean of the questions".to_owned(),
+            found.system.clone(),
+            f1(ScoringPolicy::Strict),
+            dash(),
+            f1(ScoringPolicy::Reference),
+            f1(ScoringPolicy::Blocked),
+            dash(),
+            format!("{} of 3", found.tasks),
+        ]
+    }));
+    Table {
+        title: "Averages of F1, weighted by rows".to_owned(),
+        header: vec![
+            "question",
+            "system",
+            "strict",
+            "95 %",
+            "reference",
+            "blocked",
+            "undetermined",
+            "sets",
+        ],
+        rows,
+        names: 2,
+    }
+}
+
+fn policies(report: &Report) -> Table {
+    let row = |summary: &Summary| {
+        let f1 = |policy| percent(summary.score(policy).f1);
+        vec![
+            summary.dataset.clone(),
+            summary.system.clone(),
+            f1(ScoringPolicy::Strict),
+            f1(ScoringPolicy::Reference),
+            f1(ScoringPolicy::Blocked),
+            percent(summary.undetermined),
+            range(summary.undetermined_interval),
+        ]
+    };
+    Table {
+        title: "F1 under each policy".to_owned(),
+        header: vec![
+            "benchmark",
+            "system",
+            "strict",
+            "reference",
+            "blocked",
+            "undetermined",
+            "95 %",
+        ],
+        rows: report.summaries.iter().map(row).collect(),
+        names: 2,
+    }
+}
+
+fn ranked(report: &Report) -> Table {
+    let rows = report.summaries.iter().filter_map(|summary| {
+        let ranked = summary.ranked.as_ref()?;
+        let share = |value: Option<f64>| value.map_or_else(dash, percent);
+        Some(vec![
+            summary.dataset.clone(),
+            summary.system.clone(),
+            share(ranked.average_precision),
+            range(ranked.average_precision_interval),
+            share(ranked.roc_auc),
+            share(ranked.recall_at_fpr[0].1),
+            share(ranked.recall_at_fpr[1].1),
+            share(ranked.fpr_at_recall[1].1),
+            ranked.calibration_error.map_or_else(dash, |error| format!("{error:.3}")),
+            ranked.brier.map_or_else(dash, |score| format!("{score:.3}")),
+            format!("{} / {}", ranked.scored, summary.labelled),
+        ])
+    });
+    Table {
+        title: "Probabilities".to_owned(),
+        header: vec![
+            "benchmark",
+            "system",
+            "AP",
+            "95 %",
+            "ROC AUC",
+            "recall at 1 % FPR",
+            "at 5 % FPR",
+            "FPR at 95 % recall",
+            "ECE",
+            "Brier",
+            "scored",
+        ],
+        rows: rows.collect(),
+        names: 2,
+    }
+}
+
+fn costs(report: &Report) -> Table {
+    let rows = report.summaries.iter().filter_map(|summary| {
+        let cost = summary.cost?;
+        Some(vec![
+            summary.dataset.clone(),
+            summary.system.clone(),
+            format!("{:.0}", cost.prompt_tokens),
+            format!("{:.0}", cost.completion_tokens),
+            format!("{:.0}", cost.latency_p50_ms),
+            format!("{:.0}", cost.latency_p95_ms),
+            format!("{:.0}", cost.latency_p99_ms),
+            cost.rows_per_second.map_or_else(dash, |rate| format!("{rate:.2}")),
+        ])
+    });
+    Table {
+        title: "Cost".to_owned(),
+        header: vec![
+            "benchmark",
+            "system",
+            "tokens read",
+            "written",
+            "p50 ms",
+            "p95 ms",
+            "p99 ms",
+            "rows / s",
+        ],
+        rows: rows.collect(),
+        names: 2,
+    }
+}
+
+fn reasons(report: &Report) -> Table {
+    let rows = report.summaries.iter().flat_map(|summary| {
+        summary.reasons.iter().map(|(reason, count)| {
+            vec![summary.dataset.clone(), summary.system.clone(), reason.clone(), count.to_string()]
+        })
+    });
+    Table {
+        title: "Why rows are undetermined".to_owned(),
+        header: vec!["benchmark", "system", "reason", "rows"],
+        rows: rows.collect(),
+        names: 3,
+    }
+}
+
+fn comparisons(report: &Report) -> Table {
+    let rows = report.comparisons.iter().map(|pair| {
+        let found = &pair.comparison;
+        vec![
+            pair.dataset.clone(),
+            format!("{} - {}", pair.first, pair.second),
+            format!("{:+.2}", 100.0 * found.f1_difference),
+            range(found.f1_interval),
+            format!("{} : {}", found.only_first_right, found.only_second_right),
+            p_value(found.p_value),
+            p_value(pair.adjusted_p),
+        ]
+    });
+    Table {
+        title: "Differences of strict F1 (McNemar's exact test, Holm's correction)".to_owned(),
+        header: vec!["benchmark", "systems", "F1", "95 %", "only one right", "p", "adjusted"],
+        rows: rows.collect(),
+        names: 2,
+    }
+}
+
+pub(super) fn percent(share: f64) -> String {
+    format!("{:.2}", 100.0 * share)
+}
+
+fn range(interval: Option<Interval>) -> String {
+    interval.map_or_else(dash, |interval| {
+        format!("{:.1} to {:.1}", 100.0 * interval.low, 100.0 * interval.high)
+    })
+}
+
+fn p_value(p: f64) -> String {
+    if p < 0.001 { "< 0.001".to_owned() } else { format!("{p:.3}") }
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}
