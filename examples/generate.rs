@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
-use guard_examples::model::ModelArguments;
+use guard_examples::model::DeviceArguments;
 use guard_examples::{progress, terminal};
 use guard_infer::{
     Completed, Finish, GenerateError, GenerateOptions, LlamaGenerator, LoadOptions, Prompt,
@@ -21,8 +21,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Continue prompts with a model.
 #[derive(Parser)]
 struct Arguments {
+    /// A model: a folder as the hub has it, or a .gguf file.
+    #[arg(long)]
+    model: PathBuf,
     #[command(flatten)]
-    model: ModelArguments,
+    place: DeviceArguments,
     /// A prompt to continue.
     #[arg(long, required_unless_present = "input")]
     prompt: Option<String>,
@@ -80,9 +83,9 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Outcome<()> {
     let options = options(arguments)?;
-    let device = arguments.model.device.open()?;
-    let generator = LlamaGenerator::open(&arguments.model.model, LoadOptions::default(), &device)?
-        .with_max_rows(arguments.model.rows());
+    let device = arguments.place.device.open()?;
+    let generator = LlamaGenerator::open(&arguments.model, LoadOptions::default(), &device)?
+        .with_max_rows(arguments.place.rows());
     match (&arguments.input, &arguments.prompt) {
         (Some(input), _) => {
             let items = lines::read::<Item>(input)?.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -137,7 +140,7 @@ fn continue_file(
     // A prompt whose samples were torn apart is written again from its first missing sample.
     let mut skip = written % options.samples;
     let bar = progress::bar(done, items.len());
-    for batch in items.get(done..).unwrap_or_default().chunks(arguments.model.rows()) {
+    for batch in items.get(done..).unwrap_or_default().chunks(arguments.place.rows()) {
         let prompts: Vec<Prompt> = batch.iter().map(|item| Prompt::text(&item.prompt)).collect();
         for (item, result) in batch.iter().zip(generator.generate(&prompts, options)) {
             for prediction in predictions(item, &result, options.samples).skip(skip) {

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
-use guard_examples::model::ModelArguments;
+use guard_examples::model::DeviceArguments;
 use guard_examples::{progress, terminal};
 use guard_infer::{
     Decision, Exchange, Guard, GuardBuilder, GuardError, JudgeOptions, Policy, PromptStyle, Verdict,
@@ -21,8 +21,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Judge a request, and the response to it, with a guard model.
 #[derive(Parser)]
 struct Arguments {
+    /// A model: a folder as the hub has it, or a .gguf file.
+    #[arg(long)]
+    model: PathBuf,
     #[command(flatten)]
-    model: ModelArguments,
+    place: DeviceArguments,
     /// The request to judge.
     #[arg(long, required_unless_present = "input")]
     prompt: Option<String>,
@@ -87,10 +90,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {
-    let guard = GuardBuilder::new(&arguments.model.model)
-        .device(arguments.model.device)
+    let guard = GuardBuilder::new(&arguments.model)
+        .device(arguments.place.device)
         .prompt_style(arguments.style)
-        .max_rows(arguments.model.rows())
+        .max_rows(arguments.place.rows())
         .build()?;
     let options = JudgeOptions::default().with_max_tokens(arguments.max_tokens);
     match &arguments.input {
@@ -125,7 +128,7 @@ fn judge_file(
     let bar = progress::bar(done, items.len());
     let mut items = items.into_iter().skip(done).peekable();
     while items.peek().is_some() {
-        let batch: Vec<_> = items.by_ref().take(arguments.model.rows()).collect();
+        let batch: Vec<_> = items.by_ref().take(arguments.place.rows()).collect();
         for judgement in judge_batch(guard, options, batch) {
             lines::write(&mut out, &judgement)?;
             bar.inc(1);

@@ -1,16 +1,11 @@
 //! The flags of every example that runs a model.
 
-use std::path::PathBuf;
-
 use clap::Args;
 use guard_infer::DeviceName;
 
-/// Which model runs, and where.
+/// Where a model runs.
 #[derive(Args, Debug)]
-pub struct ModelArguments {
-    /// A model: a folder as the hub has it, or a .gguf file.
-    #[arg(long)]
-    pub model: PathBuf,
+pub struct DeviceArguments {
     /// auto, cpu, cuda, vulkan, metal, rocm or wgpu, with an optional number such as cuda:1.
     #[arg(long, default_value_t)]
     pub device: DeviceName,
@@ -19,7 +14,7 @@ pub struct ModelArguments {
     pub rows: u16,
 }
 
-impl ModelArguments {
+impl DeviceArguments {
     /// How many texts are written side by side.
     #[must_use]
     pub fn rows(&self) -> usize {

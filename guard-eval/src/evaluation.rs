@@ -3,7 +3,8 @@
 use std::collections::HashMap;
 
 use guard_core::parse::{ReleasedAnswers, parse_output, released_answers};
-use guard_core::{Judged, Label, Labels, Reason, Task, Verdict};
+use guard_core::{INSTRUCTION, Judged, Label, Labels, Reason, Task, Verdict, read_input};
+use sha2::{Digest, Sha256};
 
 use crate::benchmark::{Benchmark, Dataset, labels};
 use crate::error::EvalError;
@@ -19,6 +20,7 @@ pub struct Evaluation {
     benchmark: Option<&'static Benchmark>,
     tasks: Vec<Task>,
     records: Vec<Record>,
+    fingerprint: String,
     /// Wall time of the judging, where it was measured.
     pub(crate) wall_seconds: Option<f64>,
 }
@@ -110,7 +112,7 @@ impl Evaluation {
                 .ok_or_else(|| EvalError::Label { name: benchmark.name.to_owned(), row })?;
             let id = prediction.id.clone().unwrap_or_else(|| row.to_string());
             let cluster = clusters.number(&prediction.prompt);
-            let slices = vec![length_slice(&prediction.prompt)];
+            let slices = vec![length_slice(&request(&prediction.prompt))];
             records.push(record(id, cluster, truth, slices, prediction));
         }
         let (system, dataset) = (system.into(), benchmark.name.to_owned());
@@ -120,6 +122,7 @@ impl Evaluation {
             benchmark: Some(benchmark),
             tasks: vec![benchmark.task],
             records,
+            fingerprint: fingerprint(predictions),
             wall_seconds: None,
         })
     }
@@ -182,6 +185,7 @@ impl Evaluation {
             benchmark: dataset.benchmark(),
             tasks: dataset.tasks(),
             records: records.collect(),
+            fingerprint: fingerprint(predictions),
             wall_seconds: None,
         })
     }
@@ -216,10 +220,31 @@ impl Evaluation {
         &self.records
     }
 
+    /// The SHA-256 of what was scored, prompts, labels and outputs, whatever their order.
+    #[must_use]
+    pub fn fingerprint(&self) -> &str {
+        &self.fingerprint
+    }
+
     /// Shows all rows to a metric of one's own.
     pub fn feed(&self, metric: &mut dyn Metric) {
         self.records.iter().for_each(|record| metric.record(&record.truth, &record.verdict));
     }
+}
+
+fn fingerprint(predictions: &[Prediction]) -> String {
+    let line = |prediction: &Prediction| {
+        let mut hash = Sha256::new();
+        for text in [&prediction.prompt, &prediction.label, &prediction.predict] {
+            hash.update((text.len() as u64).to_le_bytes());
+            hash.update(text);
+        }
+        hash.finalize()
+    };
+    let mut lines: Vec<_> = predictions.iter().map(line).collect();
+    lines.sort_unstable();
+    let whole = lines.into_iter().fold(Sha256::new(), |hash, line| hash.chain_update(line));
+    whole.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 pub(crate) fn by_id(dataset: &Dataset) -> HashMap<&str, usize> {
@@ -250,6 +275,13 @@ fn read_text(text: &str) -> Verdict {
     let mut verdict = Verdict::new(parsed.request, parsed.completion, parsed.response);
     verdict.consistent = parsed.consistent();
     verdict
+}
+
+/// The request in a stored prompt, or the whole of a prompt in another form.
+fn request(prompt: &str) -> String {
+    let input = prompt.strip_prefix(INSTRUCTION).map(|rest| rest.trim_start_matches('\n'));
+    let exchange = input.and_then(read_input);
+    exchange.map_or_else(|| prompt.to_owned(), |exchange| exchange.request().to_owned())
 }
 
 /// The length of a prompt, as a dimension of breakdowns.

@@ -59,6 +59,8 @@ pub struct Summary {
     pub slices: Vec<Slice>,
     /// What it took.
     pub cost: Option<Cost>,
+    /// The SHA-256 of the predictions: see [`Evaluation::fingerprint`].
+    pub fingerprint: String,
     /// Resampled F1s under each policy, for averages over benchmarks.
     #[serde(skip)]
     pub(crate) draws: Vec<f64>,
@@ -189,6 +191,7 @@ impl Summary {
             ranked: rows.ranked(bootstrap),
             slices: rows.slices(),
             cost: Cost::of(evaluation),
+            fingerprint: evaluation.fingerprint().to_owned(),
             draws,
         }
     }

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use guard_core::Task;
 
 use super::Report;
-use super::svg::{Axis, Bar, COLOURS, Plot, Point, Series, bars, escape};
+use super::svg::{Axis, Bar, COLOURS, Plot, Point, Series, bars, escape, round_end};
 use super::table::{Table, percent, tables, task_title};
 use crate::published::{Published, PublishedTable};
 use crate::scoring::ScoringPolicy;
@@ -59,15 +59,6 @@ fn figure(out: &mut String, class: &str, svg: &str) {
 }
 
 fn f1_bars(report: &Report) -> String {
-    let mut of_datasets: Vec<&Summary> =
-        report.summaries.iter().filter(|summary| summary.supported).collect();
-    of_datasets.sort_by_key(|summary| {
-        let first = report
-            .summaries
-            .iter()
-            .position(|other| other.dataset == summary.dataset && other.task == summary.task);
-        (summary.task, first)
-    });
     let bar = |summary: &Summary| Bar {
         group: format!("{} ({})", summary.dataset, summary.task),
         name: summary.system.clone(),
@@ -80,7 +71,8 @@ fn f1_bars(report: &Report) -> String {
         },
         colour: colour(report, &summary.system),
     };
-    let shown: Vec<Bar> = of_datasets.into_iter().map(bar).collect();
+    let supported = report.summaries.iter().filter(|summary| summary.supported);
+    let shown: Vec<Bar> = supported.map(bar).collect();
     bars("F1 in percent, with intervals", &shown)
 }
 
@@ -164,7 +156,7 @@ fn latency_plot(report: &Report) -> String {
     }
     let plot = Plot {
         title: "F1 against latency",
-        x: Axis { title: "median milliseconds", from: 0.0, to: slowest * 1.05 },
+        x: Axis { title: "median milliseconds", from: 0.0, to: round_end(slowest) },
         y: Axis { title: "F1", from: 0.0, to: 1.0 },
     };
     let mut out = String::new();

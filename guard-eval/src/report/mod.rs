@@ -101,10 +101,13 @@ impl Report {
     /// Sums up evaluations; `policy` leads.
     #[must_use]
     pub fn new(evaluations: &[Evaluation], policy: ScoringPolicy, bootstrap: Bootstrap) -> Self {
-        let questions: Vec<(&Evaluation, Task)> = evaluations
+        let mut questions: Vec<(&Evaluation, Task)> = evaluations
             .iter()
             .flat_map(|evaluation| evaluation.tasks().iter().map(move |task| (evaluation, *task)))
             .collect();
+        // Systems stand side by side, whatever the order in which they were judged.
+        let first = |dataset: &str| evaluations.iter().position(|e| e.dataset() == dataset);
+        questions.sort_by_key(|(evaluation, task)| (*task, first(evaluation.dataset())));
         let summaries: Vec<Summary> = questions
             .par_iter()
             .map(|(evaluation, task)| Summary::new(evaluation, *task, bootstrap))
@@ -161,7 +164,7 @@ impl Report {
 }
 
 fn averages(summaries: &[Summary]) -> Vec<Average> {
-    let mut groups: BTreeMap<(usize, Task), Vec<&Summary>> = BTreeMap::new();
+    let mut groups: BTreeMap<(Task, usize), Vec<&Summary>> = BTreeMap::new();
     let mut systems: Vec<&str> = Vec::new();
     for summary in summaries.iter().filter(|summary| summary.supported && summary.labelled > 0) {
         let place = systems.iter().position(|system| *system == summary.system);
@@ -169,11 +172,11 @@ fn averages(summaries: &[Summary]) -> Vec<Average> {
             systems.push(&summary.system);
             systems.len() - 1
         });
-        groups.entry((place, summary.task)).or_default().push(summary);
+        groups.entry((summary.task, place)).or_default().push(summary);
     }
     groups
         .into_iter()
-        .map(|((system, task), group)| average(systems[system], task, &group))
+        .map(|((task, system), group)| average(systems[system], task, &group))
         .collect()
 }
 

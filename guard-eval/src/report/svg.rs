@@ -94,7 +94,6 @@ impl Plot<'_> {
     }
 
     fn frame(&self, body: &str) -> String {
-        const TICKS: u32 = 5;
         let mut grid = String::new();
         for tick in 0..=TICKS {
             let at = |axis: &Axis<'_>| {
@@ -129,6 +128,9 @@ impl Plot<'_> {
     }
 }
 
+/// The parts into which grid lines divide an axis.
+const TICKS: u32 = 5;
+
 /// How many colours the page has.
 pub(super) const COLOURS: usize = 8;
 
@@ -144,9 +146,11 @@ pub(super) struct Bar {
 /// Horizontal bars from 0 to 100 percent, in groups.
 pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
     const ROW: f64 = 18.0;
-    const NAMES: f64 = 190.0;
-    const WIDE: f64 = 860.0;
-    let span = WIDE - NAMES - 60.0;
+    const SPAN: f64 = 400.0;
+    const VALUES: f64 = 46.0;
+    let longest = bars.iter().map(|bar| bar.name.chars().count()).max().unwrap_or(0);
+    let names = (longest as f64 * 6.3 + 16.0).clamp(40.0, 260.0);
+    let wide = names + SPAN + VALUES;
     let mut body = String::new();
     let mut y = 34.0;
     let mut group = None;
@@ -162,19 +166,19 @@ pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
             y += ROW;
             group = Some(&bar.group);
         }
-        let width = span * bar.value.clamp(0.0, 1.0);
+        let width = SPAN * bar.value.clamp(0.0, 1.0);
         let _ = write!(
             body,
-            r#"<text class="tick" x="{:.1}" y="{:.1}" text-anchor="end">{}</text><rect class="bar c{}" x="{NAMES}" y="{y:.1}" width="{width:.1}" height="13" rx="2"/>"#,
-            NAMES - 8.0,
+            r#"<text class="tick" x="{:.1}" y="{:.1}" text-anchor="end">{}</text><rect class="bar c{}" x="{names:.1}" y="{y:.1}" width="{width:.1}" height="13" rx="2"/>"#,
+            names - 8.0,
             y + 11.0,
             escape(&bar.name),
             bar.colour % COLOURS,
         );
         let mut end = width;
         if let Some((low, high)) = bar.interval {
-            let (low, high) = (NAMES + span * low, NAMES + span * high);
-            end = end.max(high - NAMES);
+            let (low, high) = (names + SPAN * low, names + SPAN * high);
+            end = end.max(high - names);
             let middle = y + 6.5;
             let _ = write!(
                 body,
@@ -186,25 +190,30 @@ pub(super) fn bars(title: &str, bars: &[Bar]) -> String {
         let _ = write!(
             body,
             r#"<text class="tick" x="{:.1}" y="{:.1}">{:.1}</text>"#,
-            NAMES + end + 6.0,
+            names + end + 6.0,
             y + 11.0,
             100.0 * bar.value
         );
         y += ROW;
     }
     format!(
-        r#"<svg viewBox="0 0 {WIDE} {:.0}" role="img" aria-label="{title}"><text class="title" x="0" y="17">{title}</text>{body}</svg>"#,
+        r#"<svg viewBox="0 0 {wide:.0} {:.0}" role="img" aria-label="{title}"><text class="title" x="0" y="17">{title}</text>{body}</svg>"#,
         y + 4.0,
         title = escape(title),
     )
 }
 
+/// The end of an axis from 0 whose ticks are round numbers and which holds `largest`.
+pub(super) fn round_end(largest: f64) -> f64 {
+    let rough = largest / f64::from(TICKS);
+    let scale = 10.0_f64.powf(rough.log10().floor());
+    let steps = [1.0, 2.0, 2.5, 5.0, 10.0].map(|step| step * scale);
+    let step = steps.into_iter().find(|step| *step >= rough).unwrap_or(rough);
+    step * f64::from(TICKS)
+}
+
 fn number(value: f64) -> String {
-    match value.abs() {
-        1000.0.. => format!("{:.0}k", value / 1000.0),
-        10.0.. => format!("{value:.0}"),
-        _ => format!("{value:.1}"),
-    }
+    if value.abs() >= 10.0 || value == 0.0 { format!("{value:.0}") } else { format!("{value:.1}") }
 }
 
 /// Text in markup: nothing of it is markup, and no control character passes.
@@ -223,4 +232,16 @@ pub(super) fn escape(text: &str) -> String {
         }
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_end_at_round_numbers() {
+        for (largest, end) in [(3100.0, 5000.0), (900.0, 1000.0), (1.0, 1.0), (12.0, 12.5)] {
+            assert_eq!(round_end(largest), end);
+        }
+    }
 }

@@ -27,6 +27,7 @@ pub(super) fn tables(report: &Report) -> Vec<Table> {
         costs(report),
         reasons(report),
         comparisons(report),
+        provenance(report),
     ]);
     tables.retain(|table| !table.rows.is_empty());
     tables
@@ -262,6 +263,35 @@ fn comparisons(report: &Report) -> Table {
         header: vec!["benchmark", "systems", "F1", "95 %", "only one right", "p", "adjusted"],
         rows: rows.collect(),
         names: 2,
+    }
+}
+
+fn provenance(report: &Report) -> Table {
+    let row = |summary: &Summary| {
+        let known = summary.benchmark;
+        vec![
+            summary.dataset.clone(),
+            summary.system.clone(),
+            summary.fingerprint.get(..16).unwrap_or_default().to_owned(),
+            summary.rows.to_string(),
+            known.map_or_else(dash, |benchmark| benchmark.labelled_by.to_owned()),
+            known.map_or_else(dash, |benchmark| benchmark.licence.to_owned()),
+            known.map_or_else(dash, |b| if b.in_distribution { "yes" } else { "no" }.to_owned()),
+        ]
+    };
+    Table {
+        title: "Where the numbers are from".to_owned(),
+        header: vec![
+            "benchmark",
+            "system",
+            "predictions (SHA-256)",
+            "rows",
+            "labels by",
+            "licence",
+            "in training distribution",
+        ],
+        rows: report.summaries.iter().map(row).collect(),
+        names: 3,
     }
 }
 

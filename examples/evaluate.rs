@@ -1,0 +1,150 @@
+//! Scores stored predictions, or runs a guard over benchmarks, and reports.
+//!
+//! cargo run --release --example evaluate -- --predictions FOLDER --report report.html
+
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use guard_eval::guard_data::JsonLinesSource;
+use guard_eval::{
+    Bootstrap, Dataset, Evaluation, Report, RunOptions, RunProgress, ScoringPolicy, benchmark,
+    evaluate, find_predictions, read_predictions,
+};
+use guard_examples::lines::{self, Outcome};
+use guard_examples::model::DeviceArguments;
+use guard_examples::progress;
+use guard_infer::{Guard, GuardBuilder, JudgeOptions};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Score predictions, or run a guard over benchmarks.
+#[derive(Parser)]
+struct Arguments {
+    /// Predictions to score: a file, or folders as SYSTEM/BENCHMARK/generated_predictions.jsonl.
+    #[arg(long, required_unless_present = "benchmark")]
+    predictions: Vec<PathBuf>,
+    /// Run the model over NAME=FILE, a published benchmark in its original or the reference's
+    /// form, or over FILE.jsonl, samples of your own.
+    #[arg(long, requires = "model")]
+    benchmark: Vec<String>,
+    /// A model: a folder as the hub has it, or a .gguf file.
+    #[arg(long, requires = "benchmark")]
+    model: Option<PathBuf>,
+    #[command(flatten)]
+    place: DeviceArguments,
+    /// Where predictions of a run go; a run that was stopped goes on.
+    #[arg(long, default_value = "predictions")]
+    output: PathBuf,
+    /// The most tokens of reasoning and answers.
+    #[arg(long, default_value_t = 2048)]
+    max_tokens: usize,
+    /// How undetermined rows count in the leading table: strict, reference or blocked.
+    #[arg(long, default_value_t = ScoringPolicy::Strict)]
+    policy: ScoringPolicy,
+    /// Write a report to a file ending in .html, .md, .csv, .json or .txt.
+    #[arg(long)]
+    report: Vec<PathBuf>,
+    /// Print the report as JSON.
+    #[arg(long)]
+    json: bool,
+    /// How many resamples the intervals rest on.
+    #[arg(long, default_value_t = 10_000)]
+    draws: usize,
+    /// The seed of the resamples.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => lines::fail(error.as_ref()),
+    }
+}
+
+fn run(arguments: &Arguments) -> Outcome<()> {
+    let mut evaluations = Vec::new();
+    for path in &arguments.predictions {
+        for file in find_predictions(path)? {
+            let predictions = read_predictions(&file.path)?;
+            evaluations.push(Evaluation::of_predictions(
+                file.system,
+                file.benchmark,
+                &predictions,
+            )?);
+        }
+    }
+    if let Some(model) = &arguments.model {
+        let datasets = arguments.benchmark.iter().map(|name| open(name));
+        let datasets = datasets.collect::<Outcome<Vec<Dataset>>>()?;
+        let guard = GuardBuilder::new(model)
+            .device(arguments.place.device)
+            .max_rows(arguments.place.rows())
+            .build()?;
+        for dataset in &datasets {
+            evaluations.push(judge(&guard, dataset, arguments)?);
+        }
+    }
+    let bootstrap = Bootstrap { draws: arguments.draws, seed: arguments.seed };
+    let report = Report::new(&evaluations, arguments.policy, bootstrap);
+    for path in &arguments.report {
+        write(&report, path)?;
+    }
+    match arguments.json {
+        true => lines::write(&mut std::io::stdout(), &report),
+        false => lines::print(&report.to_text()),
+    }
+}
+
+/// `NAME=FILE` of a published benchmark, or the file of samples of one's own.
+fn open(argument: &str) -> Outcome<Dataset> {
+    let Some((name, path)) = argument.split_once('=') else {
+        return Ok(Dataset::from_source(&JsonLinesSource::new(argument))?);
+    };
+    let known = benchmark(name).ok_or_else(|| format!("unknown benchmark `{name}`"))?;
+    let dataset = Dataset::open(known, path)?;
+    dataset.check_row_count()?;
+    Ok(dataset)
+}
+
+fn judge(guard: &dyn Guard, dataset: &Dataset, arguments: &Arguments) -> Outcome<Evaluation> {
+    let folder = arguments.output.join(&guard.info().id).join(dataset.name());
+    std::fs::create_dir_all(&folder)?;
+    let options = RunOptions::default()
+        .with_batch(arguments.place.rows())
+        .with_judge(JudgeOptions::default().with_max_tokens(arguments.max_tokens))
+        .with_output(folder.join(guard_eval::PREDICTIONS_FILE));
+    let bar = progress::bar(0, dataset.rows().len());
+    let mut observer = |progress: &RunProgress| {
+        bar.set_position(progress.done as u64);
+        let rate = progress.completion_tokens as f64 / progress.seconds.max(1e-3);
+        bar.set_message(format!(
+            "{}: {rate:.0} tokens/s, {} failed",
+            dataset.name(),
+            progress.failed
+        ));
+        ControlFlow::Continue(())
+    };
+    let evaluation = evaluate(guard, dataset, &options, &mut observer)?;
+    bar.finish();
+    Ok(evaluation)
+}
+
+fn write(report: &Report, path: &Path) -> Outcome<()> {
+    let text = match path.extension().and_then(|ending| ending.to_str()) {
+        Some("html") => report.to_html(),
+        Some("md") => report.to_markdown(),
+        Some("csv") => report.to_csv(),
+        Some("txt") => report.to_text(),
+        Some("json") => serde_json::to_string_pretty(report)?,
+        _ => {
+            return Err(
+                format!("{}: expected .html, .md, .csv, .json or .txt", path.display()).into()
+            );
+        }
+    };
+    std::fs::write(path, text).map_err(|e| format!("cannot write {}: {e}", path.display()).into())
+}
