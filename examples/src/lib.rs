@@ -22,6 +22,8 @@ mod guide {
     mod models {}
     #[doc = include_str!("../../docs/src/own-guard.md")]
     mod own_guard {}
+    #[doc = include_str!("../../docs/src/evaluation.md")]
+    mod evaluation {}
     #[doc = include_str!("../../docs/src/security.md")]
     mod security {}
     #[doc = include_str!("../../docs/src/performance.md")]

@@ -1,9 +1,11 @@
 //! What a system said about the rows of a benchmark, beside what is true.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 
 use guard_core::parse::{ReleasedAnswers, parse_output, released_answers};
 use guard_core::{INSTRUCTION, Judged, Label, Labels, Reason, Task, Verdict, read_input};
+use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
 use crate::benchmark::{Benchmark, Dataset, labels};
@@ -105,16 +107,16 @@ impl Evaluation {
         if let Some(expected) = benchmark.rows.filter(|expected| *expected != found) {
             return Err(EvalError::RowCount { name: benchmark.name.to_owned(), expected, found });
         }
-        let mut clusters = Clusters::default();
-        let mut records = Vec::with_capacity(predictions.len());
-        for (row, prediction) in predictions.iter().enumerate() {
+        let clusters = Clusters::of(predictions.iter().map(|prediction| &prediction.prompt));
+        let rows = predictions.par_iter().zip(clusters).enumerate();
+        let records = rows.map(|(row, (prediction, cluster))| {
             let truth = labels(benchmark.task, &prediction.label)
                 .ok_or_else(|| EvalError::Label { name: benchmark.name.to_owned(), row })?;
             let id = prediction.id.clone().unwrap_or_else(|| row.to_string());
-            let cluster = clusters.number(&prediction.prompt);
             let slices = vec![length_slice(&request(&prediction.prompt))];
-            records.push(record(id, cluster, truth, slices, prediction));
-        }
+            Ok(record(id, cluster, truth, slices, prediction))
+        });
+        let records = records.collect::<Result<Vec<_>, EvalError>>()?;
         let (system, dataset) = (system.into(), benchmark.name.to_owned());
         Ok(Self {
             system,
@@ -170,11 +172,9 @@ impl Evaluation {
                 return Err(mismatch(index, "a second prediction for its row"));
             }
         }
-        let mut clusters = Clusters::default();
-        let rows = dataset.rows().iter().zip(of_row);
-        let records = rows.filter_map(|(row, prediction)| {
-            let text = (row.sample.prompt.as_str(), row.sample.response.as_deref());
-            let cluster = clusters.number(&format!("{text:?}"));
+        let texts = dataset.rows().iter().map(|row| (&row.sample.prompt, &row.sample.response));
+        let rows = dataset.rows().iter().zip(of_row).zip(Clusters::of(texts));
+        let records = rows.filter_map(|((row, prediction), cluster)| {
             let mut slices = row.slices.clone();
             slices.push(length_slice(&row.sample.prompt));
             Some(record(row.sample.id.clone(), cluster, row.sample.labels, slices, prediction?))
@@ -241,7 +241,7 @@ fn fingerprint(predictions: &[Prediction]) -> String {
         }
         hash.finalize()
     };
-    let mut lines: Vec<_> = predictions.iter().map(line).collect();
+    let mut lines: Vec<_> = predictions.par_iter().map(line).collect();
     lines.sort_unstable();
     let whole = lines.into_iter().fold(Sha256::new(), |hash, line| hash.chain_update(line));
     whole.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
@@ -296,18 +296,19 @@ fn length_slice(prompt: &str) -> (String, String) {
 }
 
 /// Numbers for texts, the same for equal ones.
-#[derive(Default)]
-struct Clusters {
-    numbers: HashMap<String, u32>,
+struct Clusters<T> {
+    numbers: HashMap<T, u32>,
 }
 
-impl Clusters {
-    fn number(&mut self, text: &str) -> u32 {
+impl<T: Hash + Eq> Clusters<T> {
+    fn of(texts: impl Iterator<Item = T>) -> Vec<u32> {
+        let mut clusters = Self { numbers: HashMap::new() };
+        texts.map(|text| clusters.number(text)).collect()
+    }
+
+    fn number(&mut self, text: T) -> u32 {
         let next = self.numbers.len() as u32;
-        match self.numbers.get(text) {
-            Some(number) => *number,
-            None => *self.numbers.entry(text.to_owned()).or_insert(next),
-        }
+        *self.numbers.entry(text).or_insert(next)
     }
 }
 

@@ -5,9 +5,8 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use guard_core::Verdict;
-use guard_data::TableFile;
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 use crate::error::EvalError;
 
@@ -61,18 +60,17 @@ impl Prediction {
 /// another score.
 pub fn read_predictions(path: impl AsRef<Path>) -> Result<Vec<Prediction>, EvalError> {
     let path = path.as_ref();
-    let table = TableFile::open(path)?;
-    let mut predictions = Vec::new();
-    for (line, row) in table.rows()? {
-        let fields = Value::Object(row?.into_fields());
-        let foreign = |_| EvalError::Foreign {
+    let bytes = guard_data::read_whole(path)?;
+    let lines: Vec<(u64, &[u8])> = (1..).zip(bytes.split(|byte| *byte == b'\n')).collect();
+    let lines = lines.into_par_iter().filter(|(_, line)| !line.trim_ascii().is_empty());
+    let read = |(line, bytes)| {
+        serde_json::from_slice(bytes).map_err(|_| EvalError::Foreign {
             path: path.to_owned(),
             line,
             what: "expected the texts `prompt`, `label` and `predict`",
-        };
-        predictions.push(serde_json::from_value(fields).map_err(foreign)?);
-    }
-    Ok(predictions)
+        })
+    };
+    lines.map(read).collect()
 }
 
 /// A file of predictions that a run adds to.
