@@ -62,6 +62,8 @@ pub struct Average {
     pub undetermined: f64,
     /// How many datasets it is over.
     pub datasets: usize,
+    /// How many of those are published benchmarks.
+    pub published: usize,
     /// How many published benchmarks the question has: a mean over fewer, or over others, is
     /// not comparable with the paper's.
     pub of_paper: usize,
@@ -194,6 +196,7 @@ fn average(system: &str, task: Task, group: &[&Summary]) -> Average {
         f1_interval: Interval::of_draws(&draws),
         undetermined: mean(&|summary| summary.undetermined),
         datasets: group.len(),
+        published: group.iter().filter(|summary| summary.benchmark.is_some()).count(),
         of_paper: BENCHMARKS.iter().filter(|benchmark| benchmark.task == task).count(),
     }
 }
@@ -350,7 +353,8 @@ pub(crate) mod tests {
         assert_eq!(report.systems(), ["good & fast", "bad"]);
         assert_eq!(report.averages.len(), 2);
         assert_eq!(report.averages[0].f1, report.macros[0].f1);
-        assert_eq!((report.averages[0].datasets, report.averages[0].of_paper), (1, 6));
+        let average = &report.averages[0];
+        assert_eq!((average.datasets, average.published, average.of_paper), (1, 0, 6));
         let [pair] = report.comparisons.as_slice() else { panic!("{:?}", report.comparisons) };
         assert_eq!((pair.comparison.only_first_right, pair.comparison.only_second_right), (18, 0));
         assert!(pair.adjusted_p < 1e-4 && pair.comparison.f1_difference > 0.1);

@@ -99,7 +99,10 @@ fn averages(report: &Report) -> Table {
                 f1(ScoringPolicy::Reference),
                 f1(ScoringPolicy::Blocked),
                 percent(average.undetermined),
-                format!("{} of {}", average.datasets, average.of_paper),
+                match average.published == average.datasets {
+                    true => format!("{} of {}", average.datasets, average.of_paper),
+                    false => average.datasets.to_string(),
+                },
             ]
         })
         .collect();
