@@ -39,10 +39,10 @@ pub fn released_answers(text: &str) -> ReleasedAnswers {
 
 fn find<L: Label>(window: &str, task: Task) -> Answer<L> {
     let name = task.to_string();
-    let places = window.char_indices().map(|(place, _)| &window[place..]);
-    let mut found = places.filter_map(|rest| {
-        let rest = super::strip_prefix_ignore_case(rest, &name)?.strip_prefix(':')?;
-        let rest = rest.trim_start();
+    let mut found = window.match_indices(':').filter_map(|(colon, _)| {
+        let start = colon.checked_sub(name.len())?;
+        window.get(start..colon).filter(|text| text.eq_ignore_ascii_case(&name))?;
+        let rest = window[colon + 1..].trim_start();
         [L::POSITIVE, L::NEGATIVE].into_iter().find_map(|label| as_written(rest, label))
     });
     found.next().unwrap_or(Answer::Undetermined(Reason::NoAnswers))
