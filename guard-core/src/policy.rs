@@ -225,17 +225,12 @@ impl Policy {
         if verdict.coverage < self.least_coverage || verdict.coverage.is_nan() {
             return Some(Cause::NotReadWhole);
         }
-        let gaps = [
-            gap(Task::Request, &verdict.request.answer),
-            gap(Task::Completion, &verdict.completion.answer),
-            gap(Task::Response, &verdict.response.answer),
-        ];
-        let counted = Task::ALL.into_iter().zip(gaps).filter(|&(task, _)| self.counts(task));
-        counted.filter_map(|(_, gap)| gap).next()
+        let counted = Task::ALL.into_iter().filter(|&task| self.counts(task));
+        counted.filter_map(|task| gap(task, verdict.answer(task))).next()
     }
 }
 
-fn gap<T>(task: Task, answer: &Answer<T>) -> Option<Cause> {
+fn gap(task: Task, answer: Answer<bool>) -> Option<Cause> {
     match answer {
         Answer::Given(_) => None,
         // There always is a request.
@@ -246,7 +241,7 @@ fn gap<T>(task: Task, answer: &Answer<T>) -> Option<Cause> {
         // Refusal is no harm: a guard that does not judge it (Llama Guard) can still be used.
         Answer::Unsupported if task == Task::Completion => None,
         Answer::Unsupported => Some(Cause::Unsupported { task }),
-        Answer::Undetermined(reason) => Some(Cause::Undetermined { task, reason: *reason }),
+        Answer::Undetermined(reason) => Some(Cause::Undetermined { task, reason }),
     }
 }
 

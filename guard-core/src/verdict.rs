@@ -36,6 +36,16 @@ impl<T: Copy> Answer<T> {
         }
     }
 
+    /// The same answer with another kind of label.
+    pub fn map<U>(self, label: impl FnOnce(T) -> U) -> Answer<U> {
+        match self {
+            Self::Given(given) => Answer::Given(label(given)),
+            Self::NotApplicable => Answer::NotApplicable,
+            Self::Unsupported => Answer::Unsupported,
+            Self::Undetermined(reason) => Answer::Undetermined(reason),
+        }
+    }
+
     /// Why the guard could not answer, if it could not.
     #[must_use]
     pub fn undetermined(self) -> Option<Reason> {
@@ -257,15 +267,31 @@ impl Verdict {
         )
     }
 
+    /// The answer to one question: whether the label is the positive one, harmful or refusal.
+    #[must_use]
+    pub fn answer(&self, task: Task) -> Answer<bool> {
+        match task {
+            Task::Request => self.request.answer.map(Label::is_positive),
+            Task::Completion => self.completion.answer.map(Label::is_positive),
+            Task::Response => self.response.answer.map(Label::is_positive),
+        }
+    }
+
+    /// The probability of the positive label of one question, where the guard computes one.
+    #[must_use]
+    pub fn score(&self, task: Task) -> Option<f64> {
+        match task {
+            Task::Request => self.request.score,
+            Task::Completion => self.completion.score,
+            Task::Response => self.response.score,
+        }
+    }
+
     /// The first task, in the order of the instruction, that the guard could not judge.
     #[must_use]
     pub fn first_undetermined(&self) -> Option<(Task, Reason)> {
-        let reasons = [
-            self.request.answer.undetermined(),
-            self.completion.answer.undetermined(),
-            self.response.answer.undetermined(),
-        ];
-        Task::ALL.into_iter().zip(reasons).find_map(|(task, reason)| Some((task, reason?)))
+        let reason = |task| Some((task, self.answer(task).undetermined()?));
+        Task::ALL.into_iter().find_map(reason)
     }
 }
 

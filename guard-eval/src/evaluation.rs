@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use guard_core::parse::{ReleasedAnswers, parse_output, released_answers};
-use guard_core::{INSTRUCTION, Judged, Label, Labels, Reason, Task, Verdict, read_input};
+use guard_core::{INSTRUCTION, Labels, Reason, Task, Verdict, read_input};
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -52,43 +52,12 @@ impl Record {
     /// `reference` reads texts by its own rule.
     #[must_use]
     pub fn answer(&self, task: Task, policy: ScoringPolicy) -> Option<bool> {
-        match (policy, self.released) {
-            (ScoringPolicy::Reference, Some(released)) => match task {
-                Task::Request => released.request.given().map(Label::is_positive),
-                Task::Completion => released.completion.given().map(Label::is_positive),
-                Task::Response => released.response.given().map(Label::is_positive),
-            },
-            _ => match task {
-                Task::Request => given(self.verdict.request),
-                Task::Completion => given(self.verdict.completion),
-                Task::Response => given(self.verdict.response),
-            },
-        }
+        let answer = match (policy, self.released) {
+            (ScoringPolicy::Reference, Some(released)) => released.answer(task),
+            _ => self.verdict.answer(task),
+        };
+        answer.given()
     }
-
-    /// The probability of the positive label, where the system gives one.
-    #[must_use]
-    pub fn score(&self, task: Task) -> Option<f64> {
-        match task {
-            Task::Request => self.verdict.request.score,
-            Task::Completion => self.verdict.completion.score,
-            Task::Response => self.verdict.response.score,
-        }
-    }
-
-    /// Why the system gave no label for the task, if it should have.
-    #[must_use]
-    pub fn undetermined(&self, task: Task) -> Option<Reason> {
-        match task {
-            Task::Request => self.verdict.request.answer.undetermined(),
-            Task::Completion => self.verdict.completion.answer.undetermined(),
-            Task::Response => self.verdict.response.answer.undetermined(),
-        }
-    }
-}
-
-fn given<L: Label>(judged: Judged<L>) -> Option<bool> {
-    judged.answer.given().map(Label::is_positive)
 }
 
 impl Evaluation {

@@ -179,7 +179,10 @@ impl Summary {
             rows: evaluation.records().len() as u64,
             labelled: rows.0.len() as u64,
             positives: rows.0.iter().filter(|row| row.positive).count() as u64,
-            supported: rows.0.iter().any(|row| !is_unsupported(row.record, task)),
+            supported: rows
+                .0
+                .iter()
+                .any(|row| row.record.verdict.answer(task) != Answer::Unsupported),
             scores,
             f1_interval: Interval::of_draws(&draws).filter(|_| !rows.0.is_empty()),
             precision_interval: Interval::wilson(strict.precision()),
@@ -227,14 +230,6 @@ impl PolicyScore {
     }
 }
 
-fn is_unsupported(record: &Record, task: Task) -> bool {
-    match task {
-        Task::Request => record.verdict.request.answer == Answer::Unsupported,
-        Task::Completion => record.verdict.completion.answer == Answer::Unsupported,
-        Task::Response => record.verdict.response.answer == Answer::Unsupported,
-    }
-}
-
 /// The labelled rows of one question.
 struct Rows<'a>(Vec<Row<'a>>, Task);
 
@@ -277,10 +272,11 @@ impl<'a> Rows<'a> {
     fn reasons(&self) -> BTreeMap<String, u64> {
         let mut reasons = BTreeMap::new();
         for row in self.0.iter().filter(|row| self.is_undetermined(row)) {
-            let reason = match row.record.undetermined(self.1) {
-                Some(reason) => reason.to_string(),
-                None if is_unsupported(row.record, self.1) => "unsupported".to_owned(),
-                None => "not applicable".to_owned(),
+            let reason = match row.record.verdict.answer(self.1) {
+                Answer::Undetermined(reason) => reason.to_string(),
+                Answer::Unsupported => "unsupported".to_owned(),
+                // Those with a label are not undetermined.
+                Answer::NotApplicable | Answer::Given(_) => "not applicable".to_owned(),
             };
             *reasons.entry(reason).or_default() += 1;
         }
@@ -290,7 +286,7 @@ impl<'a> Rows<'a> {
     fn ranked(&self, bootstrap: Bootstrap) -> Option<Ranked> {
         // A score that is no number ranks nowhere; its row counts as one without a score.
         let scored = self.0.iter().filter_map(|row| {
-            let score = row.record.score(self.1).filter(|score| !score.is_nan())?;
+            let score = row.record.verdict.score(self.1).filter(|score| !score.is_nan())?;
             Some((row.record.cluster, score, row.positive))
         });
         let mut clustered: Vec<(u32, f64, bool)> = scored.collect();

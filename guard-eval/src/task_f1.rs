@@ -1,6 +1,6 @@
 //! The F1 of one task, the metric of the paper.
 
-use guard_core::{Answer, Label, Labels, Task, Verdict};
+use guard_core::{Answer, Labels, Task, Verdict};
 
 use crate::confusion::{Confusion, Ratio};
 use crate::metric::{Metric, Score};
@@ -78,16 +78,6 @@ impl TaskF1 {
     pub fn undetermined_rate(&self) -> Ratio {
         Ratio::of(self.undetermined, self.labelled)
     }
-
-    fn record_answer<L: Label>(&mut self, truth: Option<L>, answer: Answer<L>) {
-        let Some(truth) = truth else { return };
-        self.labelled += 1;
-        self.undetermined += u64::from(answer.given().is_none());
-        self.unsupported += u64::from(matches!(answer, Answer::Unsupported));
-        let answer = answer.given().map(Label::is_positive);
-        let count = self.policy.count(self.task, truth.is_positive(), answer);
-        self.confusion = self.confusion.merged(count);
-    }
 }
 
 impl Metric for TaskF1 {
@@ -96,11 +86,13 @@ impl Metric for TaskF1 {
     }
 
     fn record(&mut self, truth: &Labels, verdict: &Verdict) {
-        match self.task {
-            Task::Request => self.record_answer(truth.request, verdict.request.answer),
-            Task::Completion => self.record_answer(truth.completion, verdict.completion.answer),
-            Task::Response => self.record_answer(truth.response, verdict.response.answer),
-        }
+        let Some(positive) = truth.positive(self.task) else { return };
+        let answer = verdict.answer(self.task);
+        self.labelled += 1;
+        self.undetermined += u64::from(answer.given().is_none());
+        self.unsupported += u64::from(answer == Answer::Unsupported);
+        let count = self.policy.count(self.task, positive, answer.given());
+        self.confusion = self.confusion.merged(count);
     }
 
     fn score(&self) -> Option<Score> {

@@ -16,6 +16,18 @@ pub struct ReleasedAnswers {
     pub response: Answer<Harm>,
 }
 
+impl ReleasedAnswers {
+    /// The answer to one question: whether the label is the positive one, harmful or refusal.
+    #[must_use]
+    pub fn answer(&self, task: Task) -> Answer<bool> {
+        match task {
+            Task::Request => self.request.map(Label::is_positive),
+            Task::Completion => self.completion.map(Label::is_positive),
+            Task::Response => self.response.map(Label::is_positive),
+        }
+    }
+}
+
 /// How many characters at the end of a text the script looks at.
 const WINDOW: usize = 300;
 
