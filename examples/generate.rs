@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
 use guard_examples::model::DeviceArguments;
-use guard_examples::{progress, terminal};
+use guard_examples::progress;
+use guard_infer::guard_core::visible;
 use guard_infer::{
     Completed, Finish, GenerateError, GenerateOptions, LlamaGenerator, LoadOptions, Prompt,
     Sampling, TextGenerator,
@@ -116,12 +117,8 @@ fn continue_one(
 ) -> Outcome<()> {
     for result in generator.generate(&[Prompt::text(prompt)], options) {
         for completed in result? {
-            let text = terminal::visible(&completed.text);
-            lines::print(&format!(
-                "{}{text}\n[{}]\n",
-                terminal::visible(prompt),
-                completed.finish
-            ))?;
+            let text = visible(&completed.text);
+            lines::print(&format!("{}{text}\n[{}]\n", visible(prompt), completed.finish))?;
         }
     }
     Ok(())

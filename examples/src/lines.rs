@@ -7,10 +7,9 @@ use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use guard_infer::guard_core::{is_hidden, visible};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-
-use crate::terminal;
 
 /// The result of an example.
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -116,7 +115,7 @@ pub fn write<T: Serialize>(out: &mut dyn Write, record: &T) -> Outcome<()> {
 fn escaped(json: &str) -> String {
     let mut out = String::with_capacity(json.len());
     for c in json.chars() {
-        if terminal::is_hidden(c) {
+        if is_hidden(c) {
             let mut units = [0; 2];
             for unit in c.encode_utf16(&mut units) {
                 out.push_str(&format!("\\u{unit:04x}"));
@@ -153,7 +152,7 @@ pub fn chain(error: &dyn Error) -> String {
 /// Tells an error, which may quote a hostile file, on standard error and returns the exit code for it.
 #[must_use]
 pub fn fail(error: &dyn Error) -> ExitCode {
-    let _ = writeln!(io::stderr(), "error: {}", terminal::visible(&chain(error)));
+    let _ = writeln!(io::stderr(), "error: {}", visible(&chain(error)));
     ExitCode::from(2)
 }
 
@@ -201,7 +200,7 @@ mod tests {
         let mut line = Vec::new();
         write(&mut line, &hostile).unwrap();
         let line = String::from_utf8(line).unwrap();
-        assert_eq!(line.trim_end().chars().filter(|c| terminal::is_hidden(*c)).count(), 0);
+        assert_eq!(line.trim_end().chars().filter(|c| is_hidden(*c)).count(), 0);
         assert_eq!(serde_json::from_str::<String>(&line).unwrap(), hostile);
     }
 

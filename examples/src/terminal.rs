@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use guard_infer::guard_core::visible;
 use guard_infer::{Action, Answer, Decision, Harm, Label, Reasoning, Task, Verdict};
 
 /// How verdicts are shown.
@@ -107,33 +108,6 @@ fn paragraph(out: &mut String, mark: &str, text: &str, style: Style) {
     let options =
         textwrap::Options::new(style.width).initial_indent(mark).subsequent_indent(&indent);
     let _ = writeln!(out, "{}", textwrap::fill(text.trim(), options));
-}
-
-/// The same text with characters that could steer a terminal, or hide text from its reader,
-/// spelled out.
-#[must_use]
-pub fn visible(text: &str) -> String {
-    let mut out = String::with_capacity(text.len());
-    for c in text.chars() {
-        match c {
-            '\n' => out.push(c),
-            '\t' => out.push(' '),
-            c if is_hidden(c) => {
-                let _ = write!(out, "\\u{{{:x}}}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-    out
-}
-
-/// Whether a character steers a terminal or hides text: control characters, zero-width
-/// characters, changes of direction, and tag characters.
-pub(crate) fn is_hidden(c: char) -> bool {
-    c.is_control()
-        || matches!(c,
-        '\u{ad}' | '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}' | '\u{2029}' | '\u{fff9}'..='\u{fffb}' | '\u{e0100}'..='\u{e01ef}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}'
-        | '\u{feff}' | '\u{e0000}'..='\u{e007f}')
 }
 
 #[cfg(test)]

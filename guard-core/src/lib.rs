@@ -22,6 +22,7 @@ pub mod testing;
 #[cfg(feature = "model")]
 mod tokenizer;
 mod verdict;
+mod visible;
 #[cfg(feature = "model")]
 mod weights;
 
@@ -37,6 +38,7 @@ pub use policy::{Action, Cause, Decision, Policy};
 pub use prompt::{INSTRUCTION, Prompt, PromptStyle, Segment, UnknownPromptStyle, read_input};
 pub use reasoning::{Reasoning, Step, TaskReasoning};
 pub use verdict::{Answer, Judged, Reason, Verdict};
+pub use visible::{is_hidden, visible};
 
 #[cfg(feature = "model")]
 pub use burn;

@@ -30,6 +30,7 @@ mod tests {
             conclusion: Some("MARK end".to_owned()),
         };
         let mut verdict = Verdict::undetermined(Reason::NoAnswers);
+        verdict.output = Some("MARK output".to_owned());
         verdict.reasoning = Some(Reasoning { text: "MARK all".to_owned(), tasks: vec![task] });
         let shown = [
             format!("{exchange:?}"),

@@ -9,6 +9,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::generate::{Finish, Usage};
 use crate::label::{Completion, Harm, Label, Task};
 use crate::reasoning::Reasoning;
+use crate::redacted::Redacted;
 
 /// The answer to one question about an exchange.
 ///
@@ -209,12 +210,15 @@ impl<'de, L: Label> Deserialize<'de> for Judged<L> {
             ("undetermined", Ok(None), Some(reason)) => Answer::Undetermined(reason),
             _ => return Err(D::Error::custom("status, label and reason do not fit together")),
         };
+        if score.is_some_and(|score| !(0.0..=1.0).contains(&score)) {
+            return Err(D::Error::custom("a score is a probability, from 0 to 1"));
+        }
         Ok(Self { answer, score })
     }
 }
 
 /// What a guard says about one exchange.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Verdict {
     /// Is the request harmful?
@@ -225,6 +229,10 @@ pub struct Verdict {
     pub response: Judged<Harm>,
     /// The reasoning, if the guard reasons and it was asked for.
     pub reasoning: Option<Reasoning>,
+    /// All that the model wrote for this verdict, where it writes and the reasoning was asked
+    /// for. Not part of the JSON: it repeats the reasoning.
+    #[serde(skip)]
+    pub output: Option<String>,
     /// Whether the conclusions of the reasoning agree with the answers; `None` when the
     /// reasoning concludes nothing.
     pub consistent: Option<bool>,
@@ -235,6 +243,23 @@ pub struct Verdict {
     pub finish: Finish,
     /// What the verdict cost.
     pub usage: Usage,
+}
+
+/// Shows the length of the model's text only.
+impl fmt::Debug for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verdict")
+            .field("request", &self.request)
+            .field("completion", &self.completion)
+            .field("response", &self.response)
+            .field("reasoning", &self.reasoning)
+            .field("output", &self.output.as_deref().map(Redacted))
+            .field("consistent", &self.consistent)
+            .field("coverage", &self.coverage)
+            .field("finish", &self.finish)
+            .field("usage", &self.usage)
+            .finish()
+    }
 }
 
 impl Verdict {
@@ -250,6 +275,7 @@ impl Verdict {
             completion: completion.into(),
             response: response.into(),
             reasoning: None,
+            output: None,
             consistent: None,
             coverage: 1.0,
             finish: Finish::NotRun,
@@ -330,6 +356,11 @@ mod tests {
         let judged = |json: serde_json::Value| serde_json::from_value::<Judged<Harm>>(json).is_ok();
         let json = |status: &str, label: Option<&str>, reason: Option<&str>| serde_json::json!({"status": status, "label": label, "reason": reason, "score": null});
         assert!(judged(json("given", Some("harmful"), None)));
+        for score in [-5.0, 1.5, 1e308] {
+            let mut json = json("given", Some("harmful"), None);
+            json["score"] = score.into();
+            assert!(!judged(json), "{score}");
+        }
         assert!(!judged(json("given", None, None)));
         assert!(!judged(json("given", Some("refusal"), None)));
         assert!(!judged(json("undetermined", Some("harmful"), Some("no block of answers"))));

@@ -16,7 +16,7 @@ fn evaluations(folder: &Path) -> Vec<Evaluation> {
     let files = find_predictions(folder).unwrap();
     let read = |file: guard_eval::PredictionFile| {
         let predictions = read_predictions(&file.path).unwrap();
-        Evaluation::of_predictions(file.system, file.benchmark, &predictions).unwrap()
+        Evaluation::of_predictions(file.system, file.benchmark.unwrap(), &predictions).unwrap()
     };
     files.into_iter().map(read).collect()
 }
@@ -28,7 +28,7 @@ fn score(criterion: &mut Criterion) {
     };
     let read = evaluations(&folder);
     let report = |evaluations: &[Evaluation]| {
-        Report::new(evaluations, ScoringPolicy::Strict, Bootstrap::default())
+        Report::new(evaluations, ScoringPolicy::Strict, Bootstrap::default()).unwrap()
     };
     let mut group = criterion.benchmark_group("score");
     group.sample_size(20);

@@ -123,16 +123,25 @@ fn draw_once<const N: usize>(
     sum
 }
 
-/// The rows with clusters numbered from 0 on, and how many there are.
+/// The rows with clusters numbered from 0 on, and how many there are. Clusters are numbered by what
+/// is in them, so that the order of the rows does not matter.
 fn numbered(rows: &[(u32, f64, bool)]) -> (Vec<(usize, f64, bool)>, usize) {
-    let mut numbers = BTreeMap::new();
-    let rows = rows.iter().map(|&(cluster, score, positive)| {
-        let next = numbers.len();
-        (*numbers.entry(cluster).or_insert(next), score, positive)
-    });
-    let rows: Vec<_> = rows.collect();
-    let count = numbers.len();
-    (rows, count)
+    let mut contents: BTreeMap<u32, Vec<(u64, bool)>> = BTreeMap::new();
+    for (cluster, score, positive) in rows {
+        contents.entry(*cluster).or_default().push((score.to_bits(), *positive));
+    }
+    let mut order: Vec<(Vec<(u64, bool)>, u32)> = contents
+        .into_iter()
+        .map(|(cluster, mut content)| {
+            content.sort_unstable();
+            (content, cluster)
+        })
+        .collect();
+    order.sort_unstable();
+    let numbers: BTreeMap<u32, usize> =
+        order.iter().enumerate().map(|(number, (_, cluster))| (*cluster, number)).collect();
+    let rows = rows.iter().map(|&(cluster, score, positive)| (numbers[&cluster], score, positive));
+    (rows.collect(), numbers.len())
 }
 
 /// A number below `limit` by multiplying (Lemire), whose bias of 2^-32 is far below the draws.
@@ -203,6 +212,17 @@ mod tests {
         let bootstrap = Bootstrap { draws: 3, seed: 0 };
         assert_eq!(bootstrap.confusions(&[]), [Confusion::default(); 3]);
         assert_eq!(bootstrap.average_precisions(&[(0, 0.5, false)]), [] as [f64; 0]);
+    }
+
+    #[test]
+    fn average_precision_does_not_depend_on_the_order_of_rows() {
+        // Ties, and clusters of one to three rows.
+        let rows: Vec<_> =
+            (0..60_u32).map(|i| (i * i % 31, f64::from(i % 4) / 4.0, i % 3 != 0)).collect();
+        // The same rows from the last to the first, with other numbers for the clusters.
+        let turned: Vec<_> = rows.iter().rev().map(|&(c, s, p)| (100 - c, s, p)).collect();
+        let bootstrap = Bootstrap { draws: 50, seed: 1 };
+        assert_eq!(bootstrap.average_precisions(&rows), bootstrap.average_precisions(&turned));
     }
 
     #[test]

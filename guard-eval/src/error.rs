@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use guard_core::Task;
 use guard_data::SourceError;
 
 /// An evaluation that cannot be done, or not be trusted.
@@ -62,6 +63,32 @@ pub enum EvalError {
         line: u64,
         /// What does not fit.
         what: &'static str,
+    },
+    /// Another run writes to the same file.
+    #[error("{} is in use by another run", path.display())]
+    InUse {
+        /// The file.
+        path: PathBuf,
+    },
+    /// One system has two results on one question of one dataset.
+    #[error("`{system}` has two results on `{dataset}` ({task})")]
+    Repeated {
+        /// The system.
+        system: String,
+        /// The dataset.
+        dataset: String,
+        /// The question.
+        task: Task,
+    },
+    /// The positive rows are not as many as the published benchmark has.
+    #[error("`{name}` has {found} positive rows, expected {expected}")]
+    Positives {
+        /// The benchmark.
+        name: String,
+        /// How many there have to be.
+        expected: u64,
+        /// How many there are.
+        found: u64,
     },
     /// The observer of a run ended it.
     #[error("stopped after {done} of {total} rows")]

@@ -4,7 +4,8 @@ use std::collections::HashMap;
 use std::hash::Hash;
 
 use guard_core::parse::{ReleasedAnswers, parse_output, released_answers};
-use guard_core::{INSTRUCTION, Labels, Reason, Task, Verdict, read_input};
+use guard_core::{Exchange, INSTRUCTION, Labels, PromptStyle, Reason, Task, Verdict, read_input};
+use guard_data::Sample;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 
@@ -33,8 +34,11 @@ pub struct Evaluation {
 pub struct Record {
     /// The id of the row.
     pub id: String,
-    /// The number of its text: rows with equal texts have the same, and are resampled together.
+    /// The number of its request: rows with equal requests have the same, and are resampled
+    /// together.
     pub cluster: u32,
+    /// The SHA-256 of its prompt, by which two systems' rows are put together.
+    pub(crate) text: [u8; 32],
     /// What is true.
     pub truth: Labels,
     /// What the system said, without its reasoning.
@@ -76,7 +80,8 @@ impl Evaluation {
         if let Some(expected) = benchmark.rows.filter(|expected| *expected != found) {
             return Err(EvalError::RowCount { name: benchmark.name.to_owned(), expected, found });
         }
-        let clusters = Clusters::of(predictions.iter().map(|prediction| &prediction.prompt));
+        let clusters =
+            Clusters::of(predictions.iter().map(|prediction| request(&prediction.prompt)));
         let rows = predictions.par_iter().zip(clusters).enumerate();
         let records = rows.map(|(row, (prediction, cluster))| {
             let truth = labels(benchmark.task, &prediction.label)
@@ -85,7 +90,13 @@ impl Evaluation {
             let slices = vec![length_slice(&request(&prediction.prompt))];
             Ok(record(id, cluster, truth, slices, prediction))
         });
-        let records = records.collect::<Result<Vec<_>, EvalError>>()?;
+        let records = records.collect::<Result<Vec<Record>, EvalError>>()?;
+        check_ids(benchmark.name, &records)?;
+        let positive = |record: &&Record| record.truth.positive(benchmark.task) == Some(true);
+        let found = records.iter().filter(positive).count() as u64;
+        if let Some(expected) = benchmark.positives.filter(|expected| *expected != found) {
+            return Err(EvalError::Positives { name: benchmark.name.to_owned(), expected, found });
+        }
         let (system, dataset) = (system.into(), benchmark.name.to_owned());
         Ok(Self {
             system,
@@ -134,14 +145,14 @@ impl Evaluation {
                 None => index,
             };
             let sample = &dataset.rows()[place].sample;
-            if !prediction.prompt.contains(&sample.prompt) {
+            if !is_about(&prediction.prompt, sample) {
                 return Err(mismatch(index, "its prompt is not the row's"));
             }
             if of_row[place].replace(prediction).is_some() {
                 return Err(mismatch(index, "a second prediction for its row"));
             }
         }
-        let texts = dataset.rows().iter().map(|row| (&row.sample.prompt, &row.sample.response));
+        let texts = dataset.rows().iter().map(|row| &row.sample.prompt);
         let rows = dataset.rows().iter().zip(of_row).zip(Clusters::of(texts));
         let records = rows.filter_map(|((row, prediction), cluster)| {
             let mut slices = row.slices.clone();
@@ -189,7 +200,7 @@ impl Evaluation {
         &self.records
     }
 
-    /// The SHA-256 of what was scored, prompts, labels and outputs, whatever their order.
+    /// The SHA-256 of the predictions that were scored, whatever their order.
     #[must_use]
     pub fn fingerprint(&self) -> &str {
         &self.fingerprint
@@ -203,12 +214,8 @@ impl Evaluation {
 
 fn fingerprint(predictions: &[Prediction]) -> String {
     let line = |prediction: &Prediction| {
-        let mut hash = Sha256::new();
-        for text in [&prediction.prompt, &prediction.label, &prediction.predict] {
-            hash.update((text.len() as u64).to_le_bytes());
-            hash.update(text);
-        }
-        hash.finalize()
+        // A prediction is plain data, which always has a JSON form.
+        Sha256::digest(serde_json::to_vec(prediction).unwrap_or_default())
     };
     let mut lines: Vec<_> = predictions.par_iter().map(line).collect();
     lines.sort_unstable();
@@ -219,6 +226,32 @@ fn fingerprint(predictions: &[Prediction]) -> String {
 pub(crate) fn by_id(dataset: &Dataset) -> HashMap<&str, usize> {
     let ids = dataset.rows().iter().enumerate();
     ids.map(|(place, row)| (row.sample.id.as_str(), place)).collect()
+}
+
+/// The prompt of an exchange as the reference's files have it.
+pub(crate) fn rendered(exchange: &Exchange) -> String {
+    PromptStyle::Benchmark.render(exchange).to_string()
+}
+
+/// Whether a prompt, in whatever form, asks about the sample.
+fn is_about(prompt: &str, sample: &Sample) -> bool {
+    let holds = |text: &str| prompt.contains(text);
+    let response = sample.response.as_deref();
+    prompt == rendered(&sample.exchange())
+        || (!prompt.starts_with(INSTRUCTION)
+            && !sample.prompt.is_empty()
+            && holds(&sample.prompt)
+            && response.is_none_or(holds))
+}
+
+fn check_ids(dataset: &str, records: &[Record]) -> Result<(), EvalError> {
+    let mut seen = HashMap::new();
+    for (row, record) in records.iter().enumerate() {
+        if let Some(first) = seen.insert(record.id.as_str(), row) {
+            return Err(EvalError::RepeatedId { dataset: dataset.to_owned(), rows: [first, row] });
+        }
+    }
+    Ok(())
 }
 
 fn record(
@@ -235,7 +268,8 @@ fn record(
     };
     let text = &prediction.predict;
     let released = (!text.is_empty()).then(|| released_answers(text));
-    Record { id, cluster, truth, verdict, released, error: prediction.error.clone(), slices }
+    let text = Sha256::digest(&prediction.prompt).into();
+    Record { id, cluster, text, truth, verdict, released, error: prediction.error.clone(), slices }
 }
 
 /// The verdict that a stored text says. How it ended is not known.

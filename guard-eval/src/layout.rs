@@ -1,5 +1,6 @@
 //! Folders of predictions, as the reference lays them out.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use crate::benchmark::{Benchmark, benchmark};
@@ -16,8 +17,10 @@ pub struct PredictionFile {
     pub path: PathBuf,
     /// The system: the name of the folder above the benchmark's.
     pub system: String,
-    /// The benchmark: the name of the file's folder.
-    pub benchmark: &'static Benchmark,
+    /// The dataset: the name of the file's folder, or of the benchmark that it means.
+    pub dataset: String,
+    /// The benchmark of that name, if it is a published one.
+    pub benchmark: Option<&'static Benchmark>,
 }
 
 /// Finds predictions: a file, a benchmark's folder, a system's folder of those, or a folder of
@@ -25,8 +28,7 @@ pub struct PredictionFile {
 ///
 /// # Errors
 ///
-/// [`EvalError::Io`] for what cannot be read, [`EvalError::UnknownBenchmark`] for a folder with
-/// predictions that is named after no benchmark, [`EvalError::Empty`] where there are none.
+/// [`EvalError::Io`] for what cannot be read, [`EvalError::Empty`] where there are none.
 pub fn find_predictions(path: impl AsRef<Path>) -> Result<Vec<PredictionFile>, EvalError> {
     // Systems, benchmarks, files.
     const DEPTH: usize = 3;
@@ -37,7 +39,16 @@ pub fn find_predictions(path: impl AsRef<Path>) -> Result<Vec<PredictionFile>, E
         return Err(EvalError::Empty { dataset: path.display().to_string() });
     }
     files.sort();
-    files.into_iter().map(describe).collect()
+    // A folder may be reached by several links.
+    let mut seen = HashSet::new();
+    let mut found = Vec::new();
+    for path in files {
+        let whole = path.canonicalize().map_err(|error| EvalError::io("open", &path, error))?;
+        if seen.insert(whole) {
+            found.push(describe(path)?);
+        }
+    }
+    Ok(found)
 }
 
 fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), EvalError> {
@@ -58,15 +69,16 @@ fn collect(path: &Path, depth: usize, files: &mut Vec<PathBuf>) -> Result<(), Ev
 }
 
 fn describe(path: PathBuf) -> Result<PredictionFile, EvalError> {
-    // A relative path may not name the folders above it.
-    let whole = path.canonicalize().map_err(|error| EvalError::io("open", &path, error))?;
+    // A relative path may not name the folders above it; links keep the names that they give.
+    let whole = std::path::absolute(&path).map_err(|error| EvalError::io("open", &path, error))?;
     let name = |path: Option<&Path>| {
         path.and_then(Path::file_name).unwrap_or_default().to_string_lossy().into_owned()
     };
     let folder = whole.parent();
     let found = name(folder);
-    let benchmark = benchmark(&found).ok_or(EvalError::UnknownBenchmark(found))?;
-    Ok(PredictionFile { path, system: name(folder.and_then(Path::parent)), benchmark })
+    let benchmark = benchmark(&found);
+    let dataset = benchmark.map_or(found, |benchmark| benchmark.name.to_owned());
+    Ok(PredictionFile { path, system: name(folder.and_then(Path::parent)), dataset, benchmark })
 }
 
 #[cfg(test)]
@@ -84,10 +96,7 @@ mod tests {
         }
         let found = |path: &Path| {
             let files = find_predictions(path).unwrap();
-            files
-                .into_iter()
-                .map(|f| format!("{} {}", f.system, f.benchmark.name))
-                .collect::<Vec<_>>()
+            files.into_iter().map(|f| format!("{} {}", f.system, f.dataset)).collect::<Vec<_>>()
         };
         let large = root.path().join("8B");
         assert_eq!(found(root.path()), ["1B XSTestResponseHarmful", "8B AegisSafetyTest"]);
@@ -104,8 +113,8 @@ mod tests {
         let folder = root.path().join("MyOwn");
         std::fs::create_dir(&folder).unwrap();
         std::fs::write(folder.join(PREDICTIONS_FILE), "").unwrap();
-        let error = find_predictions(root.path()).unwrap_err();
-        assert_eq!(error.to_string(), "`MyOwn` is no known benchmark");
+        let own = &find_predictions(root.path()).unwrap()[0];
+        assert_eq!((own.dataset.as_str(), own.benchmark), ("MyOwn", None));
         assert!(find_predictions(root.path().join("none")).is_err());
     }
 }

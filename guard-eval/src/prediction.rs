@@ -1,12 +1,14 @@
 //! Files of predictions, as the reference's `generated_predictions.jsonl` and a little more.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::collections::HashMap;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use guard_core::Verdict;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
+use serde_json::error::Category;
 
 use crate::error::EvalError;
 
@@ -20,7 +22,7 @@ pub struct Prediction {
     pub prompt: String,
     /// The label: its word, or a block of answers where there are several.
     pub label: String,
-    /// What the model wrote.
+    /// What the model wrote; for guards that write nothing, their answers in words.
     pub predict: String,
     /// The id of the row. The reference's files have none and are in the benchmark's order.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -52,7 +54,8 @@ impl Prediction {
     }
 }
 
-/// Reads a file of predictions.
+/// Reads a file of predictions, one a line. Where a row failed and was judged again, the later
+/// line stands for it.
 ///
 /// # Errors
 ///
@@ -61,51 +64,86 @@ impl Prediction {
 pub fn read_predictions(path: impl AsRef<Path>) -> Result<Vec<Prediction>, EvalError> {
     let path = path.as_ref();
     let bytes = guard_data::read_whole(path)?;
-    let lines: Vec<(u64, &[u8])> = (1..).zip(bytes.split(|byte| *byte == b'\n')).collect();
-    let lines = lines.into_par_iter().filter(|(_, line)| !line.trim_ascii().is_empty());
-    let read = |(line, bytes)| {
-        serde_json::from_slice(bytes).map_err(|_| EvalError::Foreign {
-            path: path.to_owned(),
-            line,
-            what: "expected the texts `prompt`, `label` and `predict`",
-        })
-    };
-    lines.map(read).collect()
+    Ok(without_retried(parse_lines(path, &bytes)?))
 }
 
-/// A file of predictions that a run adds to.
+/// The predictions of whole lines.
+fn parse_lines(path: &Path, bytes: &[u8]) -> Result<Vec<Prediction>, EvalError> {
+    /// Lines that are read side by side: it bounds what a file of empty lines takes.
+    const BATCH: usize = 4096;
+    let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
+    let lines = (1..).zip(bytes.split(|byte| *byte == b'\n'));
+    let mut lines = lines.filter(|(_, line)| !line.trim_ascii().is_empty()).peekable();
+    let mut predictions = Vec::new();
+    while lines.peek().is_some() {
+        let batch: Vec<(u64, &[u8])> = lines.by_ref().take(BATCH).collect();
+        let read = |(line, bytes)| {
+            serde_json::from_slice(bytes).map_err(|error: serde_json::Error| EvalError::Foreign {
+                path: path.to_owned(),
+                line,
+                what: match error.classify() {
+                    Category::Data => "its fields are not those of a prediction",
+                    _ => "not whole JSON",
+                },
+            })
+        };
+        let batch = batch.into_par_iter().map(read).collect::<Result<Vec<Prediction>, _>>()?;
+        predictions.extend(batch);
+    }
+    Ok(predictions)
+}
+
+/// Leaves out failures whose row was judged again.
+pub(crate) fn without_retried(mut predictions: Vec<Prediction>) -> Vec<Prediction> {
+    let last: HashMap<String, usize> = predictions
+        .iter()
+        .enumerate()
+        .filter_map(|(place, prediction)| Some((prediction.id.clone()?, place)))
+        .collect();
+    let mut place = 0;
+    predictions.retain(|prediction| {
+        let later = prediction.id.as_ref().is_some_and(|id| last[id] > place);
+        place += 1;
+        prediction.error.is_none() || !later
+    });
+    predictions
+}
+
+/// A file of predictions that a run adds to. It is locked: two runs would tear each other's lines.
 #[derive(Debug)]
 pub(crate) struct PredictionLog {
     file: File,
     path: PathBuf,
+    /// The length of its whole lines.
+    whole: u64,
 }
 
 impl PredictionLog {
-    /// Opens the file, or makes it. Whole lines are read; a last line that was torn when its
-    /// writer died is cut off, if the file is one of predictions at all.
-    pub(crate) fn resume(path: &Path) -> Result<(Self, Vec<Prediction>), EvalError> {
+    /// Opens the file, or makes it, and reads its whole lines. Nothing is changed yet.
+    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Prediction>), EvalError> {
         let fail = |error| EvalError::io("open", path, error);
         let mut options = OpenOptions::new();
-        let options = options.read(true).write(true).create(true).truncate(false);
-        let mut file = options.open(path).map_err(fail)?;
+        let mut file = options.read(true).append(true).create(true).open(path).map_err(fail)?;
+        file.try_lock().map_err(|error| match error {
+            TryLockError::Error(error) => EvalError::io("lock", path, error),
+            TryLockError::WouldBlock => EvalError::InUse { path: path.to_owned() },
+        })?;
         let mut bytes = Vec::new();
         file.read_to_end(&mut bytes).map_err(fail)?;
         let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let foreign =
-            |line| EvalError::Foreign { path: path.to_owned(), line, what: "no earlier output" };
-        let mut done = Vec::new();
-        for (line, bytes) in (1..).zip(bytes[..whole].split_inclusive(|byte| *byte == b'\n')) {
-            let prediction: Prediction =
-                serde_json::from_slice(bytes).map_err(|_| foreign(line))?;
-            done.push(prediction);
-        }
+        let done = parse_lines(path, &bytes[..whole])?;
         let torn = &bytes[whole..];
         if done.is_empty() && !torn.is_empty() && !torn.starts_with(b"{\"prompt\":") {
-            return Err(foreign(1));
+            let what = "no earlier output";
+            return Err(EvalError::Foreign { path: path.to_owned(), line: 1, what });
         }
-        file.set_len(whole as u64).map_err(fail)?;
-        file.seek(SeekFrom::End(0)).map_err(fail)?;
-        Ok((Self { file, path: path.to_owned() }, done))
+        Ok((Self { file, path: path.to_owned(), whole: whole as u64 }, done))
+    }
+
+    /// Cuts off a last line that was torn when its writer died. For a file that is known to be
+    /// of this run.
+    pub(crate) fn accept(&mut self) -> Result<(), EvalError> {
+        self.file.set_len(self.whole).map_err(|error| EvalError::io("cut", &self.path, error))
     }
 
     /// Adds a line and makes sure that it is out.
@@ -125,17 +163,35 @@ mod tests {
     fn fault_t64_a_torn_line_is_cut_and_the_rest_read() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("p.jsonl");
-        let (mut log, done) = PredictionLog::resume(&path).unwrap();
+        let (mut log, done) = PredictionLog::open(&path).unwrap();
         assert_eq!(done, []);
+        // A second run is kept off.
+        assert!(matches!(PredictionLog::open(&path), Err(EvalError::InUse { .. })));
         let lines = [Prediction::new("a", "harmful", "x"), Prediction::new("b", "harmful", "y\n")];
         lines.iter().for_each(|line| log.write(line).unwrap());
         let mut file = OpenOptions::new().append(true).open(&path).unwrap();
         file.write_all(b"{\"prompt\":\"c\",\"la").unwrap();
         assert!(read_predictions(&path).is_err());
-        let (mut log, done) = PredictionLog::resume(&path).unwrap();
+        drop(log);
+        let (mut log, done) = PredictionLog::open(&path).unwrap();
         assert_eq!(done, lines);
+        log.accept().unwrap();
         log.write(&lines[0]).unwrap();
         assert_eq!(read_predictions(&path).unwrap().len(), 3);
+    }
+
+    #[test]
+    fn a_row_that_was_judged_again_counts_once() {
+        let line = |id: &str, failed: bool| {
+            let mut line = Prediction::new("a", "harmful", "x");
+            line.id = Some(id.to_owned());
+            line.error = failed.then(|| "the server is down".to_owned());
+            line
+        };
+        let lines = vec![line("1", true), line("2", true), line("1", false), line("1", false)];
+        // Two answers to one row stay two: that is told when they meet their rows.
+        let kept = without_retried(lines);
+        assert_eq!(kept, [line("2", true), line("1", false), line("1", false)]);
     }
 
     #[test]
@@ -144,7 +200,7 @@ mod tests {
         let path = folder.path().join("p.jsonl");
         for text in ["precious\n", "precious", "{\"prompt\":\"a\"}\n"] {
             std::fs::write(&path, text).unwrap();
-            assert!(PredictionLog::resume(&path).is_err());
+            assert!(PredictionLog::open(&path).is_err());
             assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
         }
     }

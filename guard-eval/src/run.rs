@@ -5,14 +5,12 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use guard_core::parse::write_output;
-use guard_core::{
-    Answer, Exchange, Guard, GuardError, JudgeOptions, Label, Labels, PromptStyle, Task, Verdict,
-};
+use guard_core::{Answer, Exchange, Guard, GuardError, JudgeOptions, Label, Labels, Task, Verdict};
 
 use crate::benchmark::{Dataset, DatasetRow};
 use crate::error::EvalError;
-use crate::evaluation::{Evaluation, by_id};
-use crate::prediction::{Prediction, PredictionLog};
+use crate::evaluation::{Evaluation, by_id, rendered};
+use crate::prediction::{Prediction, PredictionLog, without_retried};
 
 /// How a guard is run over a dataset.
 #[derive(Clone, Debug)]
@@ -172,20 +170,26 @@ impl<'a> Run<'a> {
             let progress = RunProgress { total, ..RunProgress::default() };
             return Ok(Self { dataset, log: None, predictions, progress });
         };
-        let (log, earlier) = PredictionLog::resume(path)?;
+        let (mut log, earlier) = PredictionLog::open(path)?;
         let places = by_id(dataset);
-        let count = earlier.len();
-        for (line, prediction) in (1..).zip(earlier) {
+        let mut count = 0;
+        for (line, prediction) in (1..).zip(without_retried(earlier)) {
             let foreign = |what| EvalError::Foreign { path: path.clone(), line, what };
             let id = prediction.id.as_deref().ok_or_else(|| foreign("a line without an id"))?;
             let &place = places.get(id).ok_or_else(|| foreign("an id of another dataset"))?;
-            if !prediction.prompt.contains(&dataset.rows()[place].sample.prompt) {
-                return Err(foreign("a prompt of another dataset"));
+            if prediction.prompt != rendered(&dataset.rows()[place].sample.exchange()) {
+                return Err(foreign("another text than the row of its id"));
             }
+            // What failed is judged again.
+            if prediction.error.is_some() {
+                continue;
+            }
+            count += 1;
             if predictions[place].replace(prediction).is_some() {
                 return Err(foreign("an id twice"));
             }
         }
+        log.accept()?;
         let progress = RunProgress { done: count, resumed: count, total, ..RunProgress::default() };
         Ok(Self { dataset, log: Some(log), predictions, progress })
     }
@@ -203,20 +207,14 @@ impl<'a> Run<'a> {
         result: Result<Verdict, GuardError>,
     ) -> Result<(), EvalError> {
         let row = &self.dataset.rows()[place];
-        let prompt = PromptStyle::Benchmark.render(exchange).to_string();
+        let prompt = rendered(exchange);
         let label = label_text(row.sample.labels, &self.dataset.tasks());
         let mut prediction = Prediction::new(prompt, label, "");
         prediction.id = Some(row.sample.id.clone());
         match result {
             Ok(mut verdict) => {
-                let reasoning = verdict.reasoning.take();
-                let text = reasoning.map(|reasoning| reasoning.text).unwrap_or_default();
-                prediction.predict = write_output(
-                    &text,
-                    verdict.request.answer,
-                    verdict.completion.answer,
-                    verdict.response.answer,
-                );
+                verdict.reasoning = None;
+                prediction.predict = verdict.output.take().unwrap_or_else(|| answers(&verdict));
                 self.progress.completion_tokens += verdict.usage.completion_tokens;
                 prediction.verdict = Some(verdict);
             }
@@ -242,6 +240,12 @@ impl<'a> Run<'a> {
             }
         }
     }
+}
+
+/// The answers in words, for guards that write none.
+fn answers(verdict: &Verdict) -> String {
+    let Verdict { request, completion, response, .. } = verdict;
+    write_output("", request.answer, completion.answer, response.answer)
 }
 
 /// The label's word, as the reference's files have it, or a block where there may be several.

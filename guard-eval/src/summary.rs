@@ -41,7 +41,8 @@ pub struct Summary {
     pub scores: [PolicyScore; 3],
     /// The interval of the strict F1, by resampling clusters of rows.
     pub f1_interval: Option<Interval>,
-    /// Wilson intervals of the strict rates.
+    /// The interval of the strict precision. Those of rates are Wilson's: they take rows as
+    /// independent.
     pub precision_interval: Option<Interval>,
     /// The interval of the strict recall.
     pub recall_interval: Option<Interval>,
@@ -51,7 +52,9 @@ pub struct Summary {
     pub undetermined: f64,
     /// The interval of that share.
     pub undetermined_interval: Option<Interval>,
-    /// How many of them there are, by the reason.
+    /// How many labelled rows the released script reads otherwise than this project's parser.
+    pub read_otherwise: u64,
+    /// How many undetermined rows there are, by the reason.
     pub reasons: BTreeMap<String, u64>,
     /// What its probabilities are worth, where it gives any.
     pub ranked: Option<Ranked>,
@@ -74,18 +77,20 @@ pub struct PolicyScore {
     pub policy: ScoringPolicy,
     /// The counts.
     pub counts: Confusion,
+    /// How many labelled rows have no label by this policy's way of reading.
+    pub undetermined: u64,
     /// The F1; 0 where it is not defined.
     pub f1: f64,
-    /// Whether the F1 is defined.
+    /// Whether the F1 is defined: whether there is anything positive.
     pub f1_defined: bool,
-    /// The share of alarms that are right.
-    pub precision: f64,
-    /// The share of positive rows that are found.
-    pub recall: f64,
-    /// The share of negative rows that raise an alarm: over-refusal.
-    pub false_positive_rate: f64,
-    /// The share of negative rows that are let through.
-    pub specificity: f64,
+    /// The share of alarms that are right; `None` without an alarm.
+    pub precision: Option<f64>,
+    /// The share of positive rows that are found; `None` without one.
+    pub recall: Option<f64>,
+    /// The share of negative rows that raise an alarm, over-refusal; `None` without one.
+    pub false_positive_rate: Option<f64>,
+    /// The share of negative rows that are let through; `None` without one.
+    pub specificity: Option<f64>,
     /// The share of right answers.
     pub accuracy: f64,
     /// Matthews' correlation, from -1 to 1.
@@ -184,12 +189,13 @@ impl Summary {
                 .iter()
                 .any(|row| row.record.verdict.answer(task) != Answer::Unsupported),
             scores,
-            f1_interval: Interval::of_draws(&draws).filter(|_| !rows.0.is_empty()),
+            f1_interval: Interval::of_draws(&draws).filter(|_| scores[0].f1_defined),
             precision_interval: Interval::wilson(strict.precision()),
             recall_interval: Interval::wilson(strict.recall()),
             false_positive_rate_interval: Interval::wilson(strict.false_positive_rate()),
             undetermined: undetermined.value(),
             undetermined_interval: Interval::wilson(undetermined),
+            read_otherwise: rows.read_otherwise(),
             reasons: rows.reasons(),
             ranked: rows.ranked(bootstrap),
             slices: rows.slices(),
@@ -214,16 +220,18 @@ impl Summary {
 }
 
 impl PolicyScore {
-    fn new(policy: ScoringPolicy, counts: Confusion) -> Self {
+    fn new(policy: ScoringPolicy, counts: Confusion, undetermined: u64) -> Self {
+        let share = |ratio: Ratio| ratio.is_defined().then(|| ratio.value());
         Self {
             policy,
             counts,
+            undetermined,
             f1: counts.f1().value(),
             f1_defined: counts.f1().is_defined(),
-            precision: counts.precision().value(),
-            recall: counts.recall().value(),
-            false_positive_rate: counts.false_positive_rate().value(),
-            specificity: counts.specificity().value(),
+            precision: share(counts.precision()),
+            recall: share(counts.recall()),
+            false_positive_rate: share(counts.false_positive_rate()),
+            specificity: share(counts.specificity()),
             accuracy: counts.accuracy().value(),
             matthews: counts.matthews(),
         }
@@ -253,7 +261,9 @@ impl<'a> Rows<'a> {
 
     fn score(&self, policy: ScoringPolicy) -> PolicyScore {
         let counts = self.0.iter().map(|row| self.count(row, policy));
-        PolicyScore::new(policy, counts.fold(Confusion::default(), Confusion::merged))
+        let silent = |row: &&Row<'_>| row.record.answer(self.1, policy).is_none();
+        let undetermined = self.0.iter().filter(silent).count() as u64;
+        PolicyScore::new(policy, counts.fold(Confusion::default(), Confusion::merged), undetermined)
     }
 
     fn clustered(&self, policy: ScoringPolicy) -> Vec<(u32, Confusion)> {
@@ -267,6 +277,14 @@ impl<'a> Rows<'a> {
     fn undetermined(&self) -> Ratio {
         let count = self.0.iter().filter(|row| self.is_undetermined(row)).count();
         Ratio::of(count as u64, self.0.len() as u64)
+    }
+
+    fn read_otherwise(&self) -> u64 {
+        let answer = |row: &Row<'_>, policy| row.record.answer(self.1, policy);
+        let differ = |row: &&Row<'_>| {
+            answer(row, ScoringPolicy::Strict) != answer(row, ScoringPolicy::Reference)
+        };
+        self.0.iter().filter(differ).count() as u64
     }
 
     fn reasons(&self) -> BTreeMap<String, u64> {
@@ -284,9 +302,10 @@ impl<'a> Rows<'a> {
     }
 
     fn ranked(&self, bootstrap: Bootstrap) -> Option<Ranked> {
-        // A score that is no number ranks nowhere; its row counts as one without a score.
+        // What is no probability is no score.
         let scored = self.0.iter().filter_map(|row| {
-            let score = row.record.verdict.score(self.1).filter(|score| !score.is_nan())?;
+            let score =
+                row.record.verdict.score(self.1).filter(|score| (0.0..=1.0).contains(score))?;
             Some((row.record.cluster, score, row.positive))
         });
         let mut clustered: Vec<(u32, f64, bool)> = scored.collect();

@@ -96,7 +96,9 @@ impl GuardBuilder {
         let generator = LlamaGenerator::from_files(&files, self.load, &device)?;
         let generator = generator.with_max_rows(self.max_rows);
         let context = generator.model().config().max_positions;
-        let id = self.path.file_stem().map(|name| name.to_string_lossy().into_owned());
+        // A folder's name may hold dots: only the ending of a file is left out.
+        let name = if self.path.is_dir() { self.path.file_name() } else { self.path.file_stem() };
+        let id = name.map(|name| name.to_string_lossy().into_owned());
         let format = GuardReasonerFormat::new(self.style);
         let guard =
             ReasoningGuard::new(id.unwrap_or_else(|| "guard".to_owned()), generator, format);

@@ -86,6 +86,8 @@ impl<'a> Case<'a> {
             verdict.finish = completed.finish;
             verdict.usage = verdict.usage.beside(completed.usage);
             format.read(self.exchange, &self.calls[call], completed, verdict);
+            let output = verdict.output.get_or_insert_default();
+            output.push_str(&completed.text);
         }
     }
 
@@ -93,6 +95,7 @@ impl<'a> Case<'a> {
         let mut verdict = self.verdict?.scoped_to(self.exchange);
         if !options.keep_reasoning {
             verdict.reasoning = None;
+            verdict.output = None;
         }
         Ok(verdict)
     }

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use guard_core::visible;
+
 use super::Report;
 use crate::interval::Interval;
 use crate::scoring::ScoringPolicy;
@@ -35,13 +37,13 @@ pub(super) fn render(report: &Report) -> String {
                 counts.false_positives.to_string(),
                 counts.true_negatives.to_string(),
                 counts.false_negatives.to_string(),
-                score.f1.to_string(),
+                number(score.f1_defined.then_some(score.f1)),
                 ends(|interval| interval.low),
                 ends(|interval| interval.high),
-                score.precision.to_string(),
-                score.recall.to_string(),
-                score.false_positive_rate.to_string(),
-                score.specificity.to_string(),
+                number(score.precision),
+                number(score.recall),
+                number(score.false_positive_rate),
+                number(score.specificity),
                 score.accuracy.to_string(),
                 score.matthews.to_string(),
                 summary.undetermined.to_string(),
@@ -69,7 +71,7 @@ fn number(value: Option<f64>) -> String {
 fn text(value: &str) -> String {
     let formula = value.starts_with(['=', '+', '-', '@', '\t', '\r']);
     let guard = if formula { "'" } else { "" };
-    format!("\"{guard}{}\"", value.replace('"', "\"\""))
+    format!("\"{guard}{}\"", visible(value).replace('"', "\"\""))
 }
 
 #[cfg(test)]

@@ -253,10 +253,10 @@ fn slices(report: &Report) -> String {
 fn beside_the_paper(report: &Report, published: &Published) -> String {
     let mut out = String::new();
     for table in &published.tables {
-        let ours = |summary: &&Summary| {
-            summary.task == table.task && table.benchmarks.contains(&summary.dataset)
+        let ours = |summary: &Summary| {
+            table.benchmarks.iter().any(|name| is_of(summary, &summary.system, table, name))
         };
-        if report.summaries.iter().any(|summary| ours(&summary)) {
+        if report.summaries.iter().any(ours) {
             out.push_str(&paper_table(report, table));
         }
     }
@@ -270,6 +270,15 @@ fn beside_the_paper(report: &Report, published: &Published) -> String {
     )
 }
 
+/// Whether a result belongs into a column of a table of the paper. A set of one's own that has a
+/// benchmark's name does not.
+fn is_of(summary: &Summary, system: &str, table: &PublishedTable, name: &str) -> bool {
+    summary.system == system
+        && summary.supported
+        && summary.task == table.task
+        && summary.benchmark.is_some_and(|benchmark| benchmark.name == name)
+}
+
 fn paper_table(report: &Report, table: &PublishedTable) -> String {
     let header: String =
         table.benchmarks.iter().map(|name| format!("<th>{}</th>", escape(name))).collect();
@@ -277,16 +286,14 @@ fn paper_table(report: &Report, table: &PublishedTable) -> String {
     let mut rows = String::new();
     for system in report.systems() {
         let f1 = |name: &String| {
-            let found = report.summaries.iter().find(|summary| {
-                summary.system == system && summary.dataset == *name && summary.task == table.task
-            });
+            let found = report.summaries.iter().find(|summary| is_of(summary, system, table, name));
             found.map(|summary| 100.0 * summary.score(ScoringPolicy::Reference).f1)
         };
         let found: Vec<Option<f64>> = table.benchmarks.iter().map(f1).collect();
-        let complete = found.iter().all(Option::is_some);
-        let average = report.averages.iter().find(|a| a.system == system && a.task == table.task);
-        let average =
-            average.filter(|_| complete).map(|a| 100.0 * a.f1[ScoringPolicy::Reference as usize]);
+        let average = found.iter().copied().collect::<Option<Vec<f64>>>().map(|f1| {
+            let sum: f64 = f1.iter().zip(&table.weights).map(|(f1, w)| f1 * *w as f64).sum();
+            sum / table.weights.iter().sum::<u64>() as f64
+        });
         let cells = found.into_iter().chain([average]);
         let cells: String =
             cells.map(|value| format!(r#"<td class="ours">{}</td>"#, cell(value))).collect();

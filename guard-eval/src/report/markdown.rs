@@ -1,5 +1,7 @@
 //! A report in Markdown.
 
+use guard_core::is_hidden;
+
 use super::Report;
 use super::table::{Table, tables};
 
@@ -30,7 +32,7 @@ fn escaped(cell: &str) -> String {
                 out.push('\\');
                 out.push(c);
             }
-            c if c.is_control() => out.extend(c.escape_unicode()),
+            c if is_hidden(c) => out.extend(c.escape_unicode()),
             c => out.push(c),
         }
     }

@@ -7,7 +7,7 @@ mod svg;
 mod table;
 mod terminal;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use guard_core::Task;
 use rayon::prelude::*;
@@ -16,7 +16,9 @@ use serde::Serialize;
 use crate::benchmark::BENCHMARKS;
 use crate::bootstrap::Bootstrap;
 use crate::compare::{Comparison, compare, holm};
-use crate::evaluation::Evaluation;
+use crate::confusion::Confusion;
+use crate::error::EvalError;
+use crate::evaluation::{Evaluation, Record};
 use crate::interval::Interval;
 use crate::published::Published;
 use crate::scoring::ScoringPolicy;
@@ -62,14 +64,14 @@ pub struct Average {
     pub undetermined: f64,
     /// How many datasets it is over.
     pub datasets: usize,
-    /// How many of those are published benchmarks.
-    pub published: usize,
+    /// Whether they are sets of one's own, not published benchmarks.
+    pub own: bool,
     /// How many published benchmarks the question has: a mean over fewer, or over others, is
     /// not comparable with the paper's.
     pub of_paper: usize,
 }
 
-/// The plain mean of the averages of all questions.
+/// The plain mean of the averages of all questions over published benchmarks.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct MacroAverage {
@@ -79,6 +81,8 @@ pub struct MacroAverage {
     pub f1: [f64; 3],
     /// How many questions it is over.
     pub tasks: usize,
+    /// How many published benchmarks those averages are over, of 13.
+    pub benchmarks: usize,
 }
 
 /// Two systems on one question of one dataset.
@@ -93,16 +97,24 @@ pub struct PairComparison {
     pub dataset: String,
     /// The question.
     pub task: Task,
-    /// The difference, strictly scored.
-    pub comparison: Comparison,
-    /// The p-value, adjusted for all questions and datasets on which the two are compared.
-    pub adjusted_p: f64,
+    /// The difference, strictly scored; `None` when the two did not judge the same texts.
+    pub comparison: Option<Comparison>,
+    /// The p-value, adjusted for all questions and datasets on which these two are compared.
+    /// Where more than two systems are compared, nothing is adjusted for the other pairs.
+    pub adjusted_p: Option<f64>,
 }
 
 impl Report {
     /// Sums up evaluations; `policy` leads.
-    #[must_use]
-    pub fn new(evaluations: &[Evaluation], policy: ScoringPolicy, bootstrap: Bootstrap) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`EvalError::Repeated`] when a system has two results on one question of one dataset.
+    pub fn new(
+        evaluations: &[Evaluation],
+        policy: ScoringPolicy,
+        bootstrap: Bootstrap,
+    ) -> Result<Self, EvalError> {
         let mut questions: Vec<(&Evaluation, Task)> = evaluations
             .iter()
             .flat_map(|evaluation| evaluation.tasks().iter().map(move |task| (evaluation, *task)))
@@ -110,12 +122,13 @@ impl Report {
         // Systems stand side by side, whatever the order in which they were judged.
         let first = |dataset: &str| evaluations.iter().position(|e| e.dataset() == dataset);
         questions.sort_by_key(|(evaluation, task)| (*task, first(evaluation.dataset())));
+        check_repeated(&questions)?;
         let summaries: Vec<Summary> = questions
             .par_iter()
             .map(|(evaluation, task)| Summary::new(evaluation, *task, bootstrap))
             .collect();
         let averages = averages(&summaries);
-        Self {
+        Ok(Self {
             policy,
             macros: macros(&averages),
             averages,
@@ -124,7 +137,7 @@ impl Report {
             bootstrap_draws: bootstrap.draws,
             bootstrap_seed: bootstrap.seed,
             version: env!("CARGO_PKG_VERSION"),
-        }
+        })
     }
 
     /// The systems, in the order in which they came.
@@ -165,24 +178,43 @@ impl Report {
     }
 }
 
+fn check_repeated(questions: &[(&Evaluation, Task)]) -> Result<(), EvalError> {
+    let mut seen = BTreeSet::new();
+    for (evaluation, task) in questions {
+        if !seen.insert((evaluation.system(), evaluation.dataset(), *task)) {
+            return Err(EvalError::Repeated {
+                system: evaluation.system().to_owned(),
+                dataset: evaluation.dataset().to_owned(),
+                task: *task,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Published benchmarks and sets of one's own are averaged apart: a mean over both would look
+/// like the paper's and be none.
 fn averages(summaries: &[Summary]) -> Vec<Average> {
-    let mut groups: BTreeMap<(Task, usize), Vec<&Summary>> = BTreeMap::new();
+    let mut groups: BTreeMap<(Task, bool, usize), Vec<&Summary>> = BTreeMap::new();
     let mut systems: Vec<&str> = Vec::new();
-    for summary in summaries.iter().filter(|summary| summary.supported && summary.labelled > 0) {
+    // An F1 that is not defined is no 0: it takes no part.
+    let defined = |summary: &&Summary| summary.supported && summary.scores[0].f1_defined;
+    for summary in summaries.iter().filter(defined) {
         let place = systems.iter().position(|system| *system == summary.system);
         let place = place.unwrap_or_else(|| {
             systems.push(&summary.system);
             systems.len() - 1
         });
-        groups.entry((summary.task, place)).or_default().push(summary);
+        let own = summary.benchmark.is_none();
+        groups.entry((summary.task, own, place)).or_default().push(summary);
     }
     groups
         .into_iter()
-        .map(|((task, system), group)| average(systems[system], task, &group))
+        .map(|((task, own, system), group)| average(systems[system], task, own, &group))
         .collect()
 }
 
-fn average(system: &str, task: Task, group: &[&Summary]) -> Average {
+fn average(system: &str, task: Task, own: bool, group: &[&Summary]) -> Average {
     let total: f64 = group.iter().map(|summary| summary.weight() as f64).sum();
     let mean = |value: &dyn Fn(&Summary) -> f64| {
         group.iter().map(|summary| summary.weight() as f64 * value(summary)).sum::<f64>() / total
@@ -196,24 +228,26 @@ fn average(system: &str, task: Task, group: &[&Summary]) -> Average {
         f1_interval: Interval::of_draws(&draws),
         undetermined: mean(&|summary| summary.undetermined),
         datasets: group.len(),
-        published: group.iter().filter(|summary| summary.benchmark.is_some()).count(),
+        own,
         of_paper: BENCHMARKS.iter().filter(|benchmark| benchmark.task == task).count(),
     }
 }
 
 fn macros(averages: &[Average]) -> Vec<MacroAverage> {
     let mut macros: Vec<MacroAverage> = Vec::new();
-    for average in averages {
+    for average in averages.iter().filter(|average| !average.own) {
         let sum = |sum: [f64; 3]| [0, 1, 2].map(|policy| sum[policy] + average.f1[policy]);
         match macros.iter_mut().find(|found| found.system == average.system) {
             Some(found) => {
                 found.f1 = sum(found.f1);
                 found.tasks += 1;
+                found.benchmarks += average.datasets;
             }
             None => macros.push(MacroAverage {
                 system: average.system.clone(),
                 f1: average.f1,
                 tasks: 1,
+                benchmarks: average.datasets,
             }),
         }
     }
@@ -229,9 +263,7 @@ fn comparisons(questions: &[(&Evaluation, Task)], bootstrap: Bootstrap) -> Vec<P
         for (second, other) in &questions[place + 1..] {
             let same_rows = first.dataset() == second.dataset() && task == other;
             if same_rows && first.system() != second.system() {
-                pairs.extend(
-                    pair_rows(first, second, *task).map(|rows| (*first, *second, *task, rows)),
-                );
+                pairs.push((*first, *second, *task, pair_rows(first, second, *task)));
             }
         }
     }
@@ -239,14 +271,14 @@ fn comparisons(questions: &[(&Evaluation, Task)], bootstrap: Bootstrap) -> Vec<P
         .into_par_iter()
         .map(|(first, second, task, rows)| {
             let seeded = bootstrap.named(&format!("{} {task}", first.dataset()));
-            let comparison = compare(&rows, &seeded);
+            let comparison = rows.map(|rows| compare(&rows, &seeded));
             PairComparison {
                 first: first.system().to_owned(),
                 second: second.system().to_owned(),
                 dataset: first.dataset().to_owned(),
                 task,
                 comparison,
-                adjusted_p: comparison.p_value,
+                adjusted_p: comparison.map(|found| found.p_value),
             }
         })
         .collect();
@@ -254,40 +286,47 @@ fn comparisons(questions: &[(&Evaluation, Task)], bootstrap: Bootstrap) -> Vec<P
     comparisons
 }
 
-/// Holm's correction over all tests of the same two systems.
+/// Holm's correction over all tests of the same two systems, whichever is named first.
 fn adjust(comparisons: &mut [PairComparison]) {
-    let mut families: BTreeMap<(String, String), Vec<usize>> = BTreeMap::new();
+    let mut families: BTreeMap<[String; 2], Vec<(usize, f64)>> = BTreeMap::new();
     for (place, found) in comparisons.iter().enumerate() {
-        families.entry((found.first.clone(), found.second.clone())).or_default().push(place);
+        let mut pair = [found.first.clone(), found.second.clone()];
+        pair.sort();
+        families.entry(pair).or_default().extend(found.adjusted_p.map(|p| (place, p)));
     }
-    for places in families.into_values() {
-        let p_values: Vec<f64> =
-            places.iter().map(|&place| comparisons[place].comparison.p_value).collect();
-        for (place, adjusted) in places.into_iter().zip(holm(&p_values)) {
-            comparisons[place].adjusted_p = adjusted;
+    for family in families.into_values() {
+        let p_values: Vec<f64> = family.iter().map(|(_, p)| *p).collect();
+        for ((place, _), adjusted) in family.into_iter().zip(holm(&p_values)) {
+            comparisons[place].adjusted_p = Some(adjusted);
         }
     }
 }
 
-/// Both systems' strict counts of each labelled row; `None` if they did not judge the same rows.
-fn pair_rows(
-    first: &Evaluation,
-    second: &Evaluation,
-    task: Task,
-) -> Option<Vec<(u32, [crate::Confusion; 2])>> {
-    let (rows, others) = (first.records(), second.records());
-    let same = rows.len() == others.len()
-        && rows.iter().zip(others).all(|(a, b)| a.id == b.id && a.truth == b.truth);
-    let count = |record: &crate::Record, positive| {
+/// Both systems' strict counts of each labelled row, put together by their texts; `None` if they
+/// did not judge the same ones.
+fn pair_rows(first: &Evaluation, second: &Evaluation, task: Task) -> Option<Vec<PairedRow>> {
+    let mut others: BTreeMap<[u8; 32], Vec<&Record>> = BTreeMap::new();
+    for record in second.records() {
+        others.entry(record.text).or_default().push(record);
+    }
+    let count = |record: &Record, positive| {
         let policy = ScoringPolicy::Strict;
         policy.count(task, positive, record.answer(task, policy))
     };
-    let pairs = rows.iter().zip(others).filter_map(|(a, b)| {
-        let positive = a.truth.positive(task)?;
-        Some((a.cluster, [count(a, positive), count(b, positive)]))
-    });
-    same.then(|| pairs.collect())
+    let mut pairs = Vec::new();
+    for record in first.records() {
+        // Equal texts may have unequal labels: the rows that belong together agree in both.
+        let equal = others.get_mut(&record.text)?;
+        let other = equal.swap_remove(equal.iter().position(|o| o.truth == record.truth)?);
+        if let Some(positive) = record.truth.positive(task) {
+            pairs.push((record.cluster, [count(record, positive), count(other, positive)]));
+        }
+    }
+    (first.records().len() == second.records().len()).then_some(pairs)
 }
+
+/// The cluster of a row, and what it counts as for either system.
+type PairedRow = (u32, [Confusion; 2]);
 
 #[cfg(test)]
 pub(crate) mod tests {
@@ -344,7 +383,7 @@ pub(crate) mod tests {
     pub(crate) fn report() -> Report {
         let evaluations = [evaluation("good & fast", 2), evaluation("bad", 20)];
         let bootstrap = Bootstrap { draws: 200, seed: 0 };
-        Report::new(&evaluations, ScoringPolicy::Strict, bootstrap)
+        Report::new(&evaluations, ScoringPolicy::Strict, bootstrap).unwrap()
     }
 
     #[test]
@@ -352,12 +391,33 @@ pub(crate) mod tests {
         let report = report();
         assert_eq!(report.systems(), ["good & fast", "bad"]);
         assert_eq!(report.averages.len(), 2);
-        assert_eq!(report.averages[0].f1, report.macros[0].f1);
+        assert!(report.macros.is_empty());
         let average = &report.averages[0];
-        assert_eq!((average.datasets, average.published, average.of_paper), (1, 0, 6));
+        assert_eq!((average.datasets, average.own, average.of_paper), (1, true, 6));
         let [pair] = report.comparisons.as_slice() else { panic!("{:?}", report.comparisons) };
-        assert_eq!((pair.comparison.only_first_right, pair.comparison.only_second_right), (18, 0));
-        assert!(pair.adjusted_p < 1e-4 && pair.comparison.f1_difference > 0.1);
+        let found = pair.comparison.unwrap();
+        assert_eq!((found.only_first_right, found.only_second_right), (18, 0));
+        assert!(pair.adjusted_p.unwrap() < 1e-4 && found.f1_difference > 0.1);
+    }
+
+    #[test]
+    fn systems_are_compared_by_text_whatever_the_order_of_rows() {
+        let bootstrap = Bootstrap { draws: 200, seed: 0 };
+        let compared = |second| {
+            let evaluations = [evaluation("good", 2), second];
+            let report = Report::new(&evaluations, ScoringPolicy::Strict, bootstrap).unwrap();
+            report.comparisons[0].comparison.map(|found| (found.only_first_right, found.p_value))
+        };
+        let turned = in_order("bad", 20, (0..60).rev());
+        assert_eq!(compared(turned), compared(evaluation("bad", 20)));
+        assert_eq!(compared(in_order("bad", 20, 0..59)), None);
+    }
+
+    #[test]
+    fn one_result_counted_twice_is_refused() {
+        let twice = [evaluation("x", 2), evaluation("x", 3)];
+        let error = Report::new(&twice, ScoringPolicy::Strict, Bootstrap::default()).unwrap_err();
+        assert!(error.to_string().starts_with("`x` has two results on `mine <script>`"), "{error}");
     }
 
     #[test]
@@ -376,7 +436,7 @@ pub(crate) mod tests {
     fn fault_t63_the_order_of_rows_changes_nothing() {
         let bootstrap = Bootstrap { draws: 200, seed: 0 };
         let json = |evaluation| {
-            let report = Report::new(&[evaluation], ScoringPolicy::Strict, bootstrap);
+            let report = Report::new(&[evaluation], ScoringPolicy::Strict, bootstrap).unwrap();
             serde_json::to_value(&report).unwrap()
         };
         let forward = json(evaluation("x", 20));

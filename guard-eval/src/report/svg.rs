@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use guard_core::is_hidden;
+
 /// A point in the units of the axes.
 pub(super) type Point = (f64, f64);
 
@@ -227,7 +229,7 @@ pub(super) fn escape(text: &str) -> String {
             '"' => out.push_str("&quot;"),
             '\'' => out.push_str("&#39;"),
             '\n' | '\t' => out.push(' '),
-            c if c.is_control() => out.push('\u{fffd}'),
+            c if is_hidden(c) => out.push('\u{fffd}'),
             c => out.push(c),
         }
     }

@@ -3,9 +3,10 @@
 use guard_core::Task;
 
 use super::Report;
+use crate::benchmark::BENCHMARKS;
 use crate::interval::Interval;
 use crate::scoring::ScoringPolicy;
-use crate::summary::Summary;
+use crate::summary::{PolicyScore, Summary};
 
 /// A table of texts.
 pub(super) struct Table {
@@ -44,22 +45,23 @@ pub(super) fn task_title(task: Task) -> &'static str {
 fn scores(report: &Report, task: Task) -> Table {
     let row = |summary: &Summary| {
         let score = summary.score(report.policy);
-        let positive_only = summary.positives == summary.labelled;
-        let of_negatives = |share: f64| if positive_only { dash() } else { percent(share) };
-        let f1 = if summary.supported { percent(score.f1) } else { "unsupported".to_owned() };
+        // The intervals are those of the strict counts.
+        let strict = |interval| match report.policy {
+            ScoringPolicy::Strict => range(interval),
+            _ => dash(),
+        };
+        let share = |share: Option<f64>| share.map_or_else(dash, percent);
+        let both = score.recall.is_some() && score.specificity.is_some();
         vec![
             summary.dataset.clone(),
             summary.system.clone(),
-            f1,
-            match report.policy {
-                ScoringPolicy::Strict => range(summary.f1_interval),
-                _ => dash(),
-            },
-            percent(score.precision),
-            percent(score.recall),
-            of_negatives(score.false_positive_rate),
-            of_negatives(score.specificity),
-            if positive_only { dash() } else { format!("{:.3}", score.matthews) },
+            if summary.supported { f1(score) } else { "unsupported".to_owned() },
+            strict(summary.f1_interval),
+            share(score.precision),
+            share(score.recall),
+            share(score.false_positive_rate),
+            strict(summary.false_positive_rate_interval),
+            if both { format!("{:.3}", score.matthews) } else { dash() },
             percent(summary.undetermined),
             format!("{} / {}", summary.positives, summary.labelled),
         ]
@@ -75,7 +77,7 @@ fn scores(report: &Report, task: Task) -> Table {
             "precision",
             "recall",
             "FPR",
-            "specificity",
+            "95 %",
             "MCC",
             "undetermined",
             "positives",
@@ -99,9 +101,9 @@ fn averages(report: &Report) -> Table {
                 f1(ScoringPolicy::Reference),
                 f1(ScoringPolicy::Blocked),
                 percent(average.undetermined),
-                match average.published == average.datasets {
-                    true => format!("{} of {}", average.datasets, average.of_paper),
-                    false => average.datasets.to_string(),
+                match average.own {
+                    true => format!("{} of your own", average.datasets),
+                    false => format!("{} of {}", average.datasets, average.of_paper),
                 },
             ]
         })
@@ -116,7 +118,7 @@ fn averages(report: &Report) -> Table {
             f1(ScoringPolicy::Reference),
             f1(ScoringPolicy::Blocked),
             dash(),
-            format!("{} of 3", found.tasks),
+            format!("{} of {}", found.benchmarks, BENCHMARKS.len()),
         ]
     }));
     Table {
@@ -138,19 +140,21 @@ fn averages(report: &Report) -> Table {
 
 fn policies(report: &Report) -> Table {
     let row = |summary: &Summary| {
-        let f1 = |policy| percent(summary.score(policy).f1);
+        let score = |policy| summary.score(policy);
         vec![
             summary.dataset.clone(),
             summary.system.clone(),
-            f1(ScoringPolicy::Strict),
-            f1(ScoringPolicy::Reference),
-            f1(ScoringPolicy::Blocked),
-            percent(summary.undetermined),
+            f1(score(ScoringPolicy::Strict)),
+            f1(score(ScoringPolicy::Reference)),
+            f1(score(ScoringPolicy::Blocked)),
+            score(ScoringPolicy::Strict).undetermined.to_string(),
             range(summary.undetermined_interval),
+            score(ScoringPolicy::Reference).undetermined.to_string(),
+            summary.read_otherwise.to_string(),
         ]
     };
     Table {
-        title: "F1 under each policy".to_owned(),
+        title: "F1 under each policy, and rows that are undetermined".to_owned(),
         header: vec![
             "benchmark",
             "system",
@@ -159,6 +163,8 @@ fn policies(report: &Report) -> Table {
             "blocked",
             "undetermined",
             "95 %",
+            "by the reference",
+            "read otherwise",
         ],
         rows: report.summaries.iter().map(row).collect(),
         names: 2,
@@ -250,19 +256,25 @@ fn reasons(report: &Report) -> Table {
 
 fn comparisons(report: &Report) -> Table {
     let rows = report.comparisons.iter().map(|pair| {
-        let found = &pair.comparison;
-        vec![
-            pair.dataset.clone(),
-            format!("{} - {}", pair.first, pair.second),
-            format!("{:+.2}", 100.0 * found.f1_difference),
-            range(found.f1_interval),
-            format!("{} : {}", found.only_first_right, found.only_second_right),
-            p_value(found.p_value),
-            p_value(pair.adjusted_p),
-        ]
+        let mut row = vec![pair.dataset.clone(), format!("{} - {}", pair.first, pair.second)];
+        match &pair.comparison {
+            Some(found) => row.extend([
+                format!("{:+.2}", 100.0 * found.f1_difference),
+                range(found.f1_interval),
+                format!("{} : {}", found.only_first_right, found.only_second_right),
+                p_value(found.p_value),
+                pair.adjusted_p.map_or_else(dash, p_value),
+            ]),
+            None => {
+                row.push("other texts".to_owned());
+                row.resize_with(7, dash);
+            }
+        }
+        row
     });
     Table {
-        title: "Differences of strict F1 (McNemar's exact test, Holm's correction)".to_owned(),
+        title: "Differences of strict F1 (McNemar's exact test, Holm's correction for each pair)"
+            .to_owned(),
         header: vec!["benchmark", "systems", "F1", "95 %", "only one right", "p", "adjusted"],
         rows: rows.collect(),
         names: 2,
@@ -296,6 +308,10 @@ fn provenance(report: &Report) -> Table {
         rows: report.summaries.iter().map(row).collect(),
         names: 3,
     }
+}
+
+fn f1(score: &PolicyScore) -> String {
+    if score.f1_defined { percent(score.f1) } else { dash() }
 }
 
 pub(super) fn percent(share: f64) -> String {

@@ -2,6 +2,8 @@
 
 use std::fmt::Write;
 
+use guard_core::visible;
+
 use super::Report;
 use super::table::{Table, tables};
 
@@ -31,13 +33,6 @@ fn render_table(table: &Table) -> String {
         let _ = writeln!(out, "{}", line.trim_end());
     }
     out
-}
-
-/// Names come from files: what could steer a terminal is spelled out.
-fn visible(cell: &str) -> String {
-    let show =
-        |c: char| if c.is_control() { c.escape_unicode().to_string() } else { c.to_string() };
-    cell.chars().map(show).collect()
 }
 
 #[cfg(test)]
