@@ -262,7 +262,7 @@ pub enum Finish {
 
 impl Finish {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: &'static [Self] = &[
         Self::EndOfText,
         Self::Stopped,
         Self::TokenBudget,
@@ -329,7 +329,7 @@ impl Usage {
 /// The text that a generator wrote.
 ///
 /// It may repeat the moderated text, so `Debug` shows its length only.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 #[non_exhaustive]
 pub struct Completed {
     /// The text, without the prompt and without control tokens.

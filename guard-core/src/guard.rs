@@ -10,6 +10,7 @@ use crate::format::FormatError;
 use crate::generate::OptionsError;
 use crate::label::Task;
 use crate::verdict::{Answer, Reason, Verdict};
+use crate::visible::is_hidden;
 
 /// Something that judges exchanges: a local model, a remote service, rules, or several guards
 /// behind one face.
@@ -216,9 +217,9 @@ impl Exchange {
     }
 }
 
-/// Whether a text shows nothing: blanks, control characters and byte-order marks only.
+/// Whether a text shows nothing: blanks and hidden characters only.
 fn is_blank(text: &str) -> bool {
-    text.chars().all(|c| c.is_whitespace() || c.is_control() || c == '\u{feff}')
+    text.chars().all(|c| c.is_whitespace() || is_hidden(c))
 }
 
 #[cfg(test)]
@@ -255,7 +256,7 @@ mod tests {
     #[test]
     fn blank_text_is_never_safe_by_accident() {
         let nothing = Some(Reason::NothingToJudge);
-        for blank in ["", " \n\t", "\0", "\u{feff}"] {
+        for blank in ["", " \n\t", "\0", "\u{feff}", "\u{200b}\u{200b}", "\u{3164}"] {
             let scoped = full().scoped_to(&Exchange::pair(blank, "hi"));
             assert_eq!(scoped.request.answer.undetermined(), nothing);
             assert_eq!(scoped.response.answer, Answer::Given(Harm::Unharmful));

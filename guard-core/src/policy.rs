@@ -138,9 +138,17 @@ impl Policy {
     }
 
     /// The share of an exchange's text, from 0 to 1, that the guard has to have read. Default: all.
-    pub fn with_least_coverage(mut self, share: f64) -> Self {
+    ///
+    /// # Errors
+    ///
+    /// [`OptionsError`] for a share that is not from 0 to 1.
+    pub fn with_least_coverage(mut self, share: f64) -> Result<Self, OptionsError> {
+        if !(0.0..=1.0).contains(&share) {
+            let found = share.to_string();
+            return Err(OptionsError { option: "least_coverage", expected: "from 0 to 1", found });
+        }
         self.least_coverage = share;
-        self
+        Ok(self)
     }
 
     /// What to do when a question that counts could not be judged. Default: block.
@@ -170,11 +178,12 @@ impl Policy {
         if let Some(task) = self.harmful_task(verdict) {
             return Decision { action: Action::Block, cause: Cause::Harmful { task } };
         }
-        if let Some(cause) = self.gap(verdict) {
-            return Decision { action: self.on_undetermined, cause };
-        }
+        // Before the gaps: a caller who lets those pass has not let this pass.
         if verdict.consistent == Some(false) && self.on_contradiction == Action::Block {
             return Decision { action: Action::Block, cause: Cause::Contradiction };
+        }
+        if let Some(cause) = self.gap(verdict) {
+            return Decision { action: self.on_undetermined, cause };
         }
         Decision { action: Action::Allow, cause: Cause::Clean }
     }
@@ -208,9 +217,9 @@ impl Policy {
 
     fn is_harmful(&self, judged: Judged<Harm>) -> bool {
         match (judged.answer, self.threshold, judged.score) {
-            // A score that is no number must not pass as a low one.
+            // A score that is no probability must not pass as a low one.
             (Answer::Given(_), Some(threshold), Some(score)) => {
-                score >= threshold || score.is_nan()
+                score >= threshold || !(0.0..=1.0).contains(&score)
             }
             (Answer::Given(harm), _, _) => harm.is_positive(),
             _ => false,
@@ -222,7 +231,8 @@ impl Policy {
         if !self.counts(Task::Request) && !self.counts(Task::Response) {
             return Some(Cause::NothingCounted);
         }
-        if verdict.coverage < self.least_coverage || verdict.coverage.is_nan() {
+        // A share that is no number is below every other.
+        if !matches!(verdict.coverage.partial_cmp(&self.least_coverage), Some(o) if o.is_ge()) {
             return Some(Cause::NotReadWhole);
         }
         let counted = Task::ALL.into_iter().filter(|&task| self.counts(task));
@@ -302,6 +312,10 @@ mod tests {
         }
         for threshold in [f64::NAN, -0.1, 2.0] {
             assert!(Policy::default().with_threshold(threshold).is_err());
+            assert!(Policy::default().with_least_coverage(threshold).is_err());
+            let odd = Verdict::new(Judged::new(HARM).with_score(threshold), REFUSED, SAFE);
+            let lenient = Policy::default().with_threshold(0.9).unwrap();
+            assert_eq!(action(&lenient, &odd), Action::Block);
         }
     }
 
@@ -313,6 +327,9 @@ mod tests {
         let strict = Policy::default().on_contradiction(Action::Block);
         let decision = Decision { action: Action::Block, cause: Cause::Contradiction };
         assert_eq!(strict.decide(&torn), decision);
+        torn.completion.answer = Answer::Undetermined(Reason::NoAnswers);
+        assert_eq!(strict.clone().on_undetermined(Action::Allow).decide(&torn), decision);
+        torn = verdict(SAFE, REFUSED, SAFE);
         torn.consistent = Some(true);
         assert_eq!(strict.decide(&torn).action, Action::Allow);
     }

@@ -112,7 +112,7 @@ impl Reason {
             Self::ConflictingAnswers,
             Self::Failed,
         ];
-        plain.into_iter().chain(Finish::ALL.map(Self::CutOff))
+        plain.into_iter().chain(Finish::ALL.iter().copied().map(Self::CutOff))
     }
 }
 

@@ -32,8 +32,8 @@ pub enum RowFault {
         /// The columns of the line.
         found: u64,
     },
-    /// A Parquet file is damaged.
-    #[error("damaged Parquet data")]
+    /// A Parquet file is damaged, or packed in a way that is not read.
+    #[error("damaged Parquet data, or packed in another way than plain, Snappy or Zstandard")]
     Parquet,
     /// The file is no array of JSON objects.
     #[error("expected an array of objects")]
@@ -72,6 +72,12 @@ pub enum RowFault {
         expected: &'static str,
         /// The type that it has.
         found: &'static str,
+    },
+    /// All rows of the file together are longer than anything published.
+    #[error("the rows up to here are longer than {limit} bytes together")]
+    FileTooLong {
+        /// The most bytes of text that all rows may have.
+        limit: usize,
     },
     /// A field has a text that is none of those that it can have.
     #[error("field `{field}` must be {expected}")]

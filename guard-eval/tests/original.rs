@@ -132,6 +132,8 @@ fn fault_t54_a_bad_row_is_named_and_no_benchmark_is_made_of_the_rest() {
     let mut long = b"{\"prompt\":\"".to_vec();
     long.resize(17 << 20, b'x');
     assert_eq!(open("j.jsonl", &long), "j.jsonl:1: longer than 16777216 bytes");
+    let field = [b"id,prompt\n1,\"".as_slice(), &vec![b'x'; 17 << 20]].concat();
+    assert_eq!(open("l.csv", &field), "l.csv:2: longer than 16777216 bytes");
     let marked = "\u{feff}id,prompt\r\n1,\"a\r\nb\"\r\n";
     let path = folder.path().join("k.csv");
     std::fs::write(&path, marked).unwrap();

@@ -10,7 +10,7 @@ use super::swiglu::swiglu as swiglu_slices;
 pub(super) fn project_few(input: &Tensor<2>, weight: &Tensor<2>) -> Option<Tensor<2>> {
     let [rows, _] = input.dims();
     let [outputs, _] = weight.dims();
-    if rows > MAX_ROWS {
+    if rows == 0 || rows > MAX_ROWS {
         return None;
     }
     let (input, weight) = (floats(input)?, floats(weight)?);

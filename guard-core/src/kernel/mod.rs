@@ -17,7 +17,11 @@ use burn::tensor::Tensor;
 /// small kernel puts its caller to sleep and wakes it again, several hundred times a token.
 pub(crate) fn on_pool<R: Send>(near: &Tensor<1>, work: impl FnOnce() -> R + Send) -> R {
     #[cfg(feature = "flex")]
-    if flex::holds(near) {
+    if flex::holds(near) && rayon::current_thread_index().is_none() {
+        // One caller at a time: a worker that waits for a part of its own work would otherwise
+        // begin another caller's, on top of its own stack. Each uses all threads anyway.
+        static ONE_AT_A_TIME: std::sync::Mutex<()> = std::sync::Mutex::new(());
+        let _turn = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         return rayon::scope(|_| work());
     }
     let _ = near;

@@ -39,7 +39,8 @@ pub fn difference(a: &[f32], b: &[f32]) -> f32 {
     if a.len() != b.len() {
         return f32::INFINITY;
     }
-    a.iter().zip(b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+    let differences = a.iter().zip(b).map(|(a, b)| (a - b).abs());
+    differences.fold(0.0, |a, b| if b.is_nan() { f32::INFINITY } else { a.max(b) })
 }
 
 pub fn argmax(logits: &[f32]) -> u32 {

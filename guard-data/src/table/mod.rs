@@ -10,6 +10,8 @@ mod row;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use serde_json::{Map, Value};
 
@@ -186,7 +188,8 @@ impl TableFile {
     }
 
     fn csv(&self) -> Result<TableRows<'_>, SourceError> {
-        let mut reader = csv::ReaderBuilder::new().flexible(false).from_reader(self.reader()?);
+        let (bounded, room) = Bounded::new(self.reader()?);
+        let mut reader = csv::ReaderBuilder::new().flexible(false).from_reader(bounded);
         let header = reader
             .headers()
             .map_err(|error| self.fault(1, ElementError::from(error)))?
@@ -200,8 +203,13 @@ impl TableFile {
                 return None;
             }
             let line = records.reader().position().line();
+            room.store(ROW_LIMIT, Ordering::Relaxed);
             let row = match records.next()? {
                 Ok(record) => TableRow::from_texts(&header, &record),
+                Err(_) if room.load(Ordering::Relaxed) == 0 => {
+                    failed = true;
+                    Err(ElementError::Row(RowFault::TooLong { limit: ROW_LIMIT }))
+                }
                 Err(error) => {
                     let error = ElementError::from(error);
                     failed = matches!(error, ElementError::Io(_));
@@ -247,6 +255,32 @@ pub(crate) fn open(path: &Path) -> Result<File, SourceError> {
         return Err(SourceError::io("open", path, error));
     }
     Ok(file)
+}
+
+/// A reader that gives so many bytes and then fails, until there is room again: the CSV reader has
+/// no limit of its own.
+struct Bounded<R> {
+    inner: R,
+    room: Arc<AtomicUsize>,
+}
+
+impl<R> Bounded<R> {
+    fn new(inner: R) -> (Self, Arc<AtomicUsize>) {
+        let room = Arc::new(AtomicUsize::new(ROW_LIMIT));
+        (Self { inner, room: Arc::clone(&room) }, room)
+    }
+}
+
+impl<R: Read> Read for Bounded<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let room = self.room.load(Ordering::Relaxed).min(buffer.len());
+        if room == 0 && !buffer.is_empty() {
+            return Err(std::io::Error::other("the row is too long"));
+        }
+        let read = self.inner.read(&mut buffer[..room])?;
+        self.room.fetch_sub(read, Ordering::Relaxed);
+        Ok(read)
+    }
 }
 
 /// Why one row cannot be read.

@@ -8,7 +8,7 @@ use parquet::file::reader::SerializedFileReader;
 use parquet::record::reader::RowIter;
 use serde_json::Value;
 
-use super::{TableRow, TableRows};
+use super::{ROW_LIMIT, TableRow, TableRows};
 use crate::row::RowFault;
 use crate::source::SourceError;
 
@@ -29,12 +29,26 @@ pub(super) fn rows(path: &Path) -> Result<TableRows<'_>, SourceError> {
         // After a fault nothing is known of where the next row begins.
         done = row.is_err();
         match row.map_err(|error| fault(number, error)) {
+            Ok(Some(value)) if text_len(&value) > ROW_LIMIT => {
+                done = true;
+                Some((number, Err(fault(number, RowFault::TooLong { limit: ROW_LIMIT }))))
+            }
             Ok(Some(Value::Object(fields))) => Some((number, Ok(TableRow::new(fields)))),
             Ok(Some(_)) => Some((number, Err(fault(number, RowFault::NotAnObject)))),
             Ok(None) => None,
             Err(error) => Some((number, Err(error))),
         }
     })))
+}
+
+/// The bytes of text in a value. One text of a dictionary can stand in many rows.
+fn text_len(value: &Value) -> usize {
+    match value {
+        Value::String(text) => text.len(),
+        Value::Array(values) => values.iter().map(text_len).sum(),
+        Value::Object(fields) => fields.values().map(text_len).sum(),
+        _ => 0,
+    }
 }
 
 /// Runs the reader, which panics on some damaged files.

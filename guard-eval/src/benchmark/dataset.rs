@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use guard_core::Task;
-use guard_data::{Sample, SampleSource, SourceError, TableFile};
+use guard_data::{RowFault, Sample, SampleSource, SourceError, TableFile};
 
 use super::{Benchmark, original, reference};
 use crate::error::EvalError;
@@ -40,11 +40,15 @@ pub struct DatasetRow {
 }
 
 impl DatasetRow {
-    pub(super) fn new(sample: Sample) -> Self {
+    /// A row that belongs to no part.
+    #[must_use]
+    pub fn new(sample: Sample) -> Self {
         Self { sample, slices: Vec::new() }
     }
 
-    pub(super) fn with_slice(mut self, dimension: &str, value: impl Into<String>) -> Self {
+    /// The same row as part of `value` in this dimension.
+    #[must_use]
+    pub fn with_slice(mut self, dimension: &str, value: impl Into<String>) -> Self {
         self.slices.push((dimension.to_owned(), value.into()));
         self
     }
@@ -76,6 +80,15 @@ impl Dataset {
         let rows = source.samples()?.map(|sample| sample.map(DatasetRow::new));
         let rows = rows.collect::<Result<Vec<_>, SourceError>>()?;
         Self::new(source.name().to_owned(), None, rows)
+    }
+
+    /// A dataset of these rows, for sets whose rows belong to parts.
+    ///
+    /// # Errors
+    ///
+    /// [`EvalError::Empty`] without rows, [`EvalError::RepeatedId`] when two have one id.
+    pub fn from_rows(name: impl Into<String>, rows: Vec<DatasetRow>) -> Result<Self, EvalError> {
+        Self::new(name.into(), None, rows)
     }
 
     fn new(
@@ -145,11 +158,20 @@ pub(super) fn collect(
     table: &TableFile,
     mut read: impl FnMut(u64, &guard_data::TableRow) -> Result<Option<DatasetRow>, guard_data::RowFault>,
 ) -> Result<Vec<DatasetRow>, SourceError> {
+    /// What all rows may take together: a hundred times the largest benchmark.
+    const LIMIT: usize = 1 << 30;
     let mut rows = Vec::new();
+    let mut bytes = 0;
     for (line, row) in table.rows()? {
         let row = read(line, &row?);
         let fault = |fault| SourceError::Row { path: table.path().to_owned(), line, fault };
-        rows.extend(row.map_err(fault)?);
+        let row = row.map_err(fault)?;
+        let sample = row.as_ref().map(|row| &row.sample);
+        bytes += sample.map_or(0, |s| s.prompt.len() + s.response.as_ref().map_or(0, String::len));
+        if bytes > LIMIT {
+            return Err(fault(RowFault::FileTooLong { limit: LIMIT }));
+        }
+        rows.extend(row);
     }
     Ok(rows)
 }

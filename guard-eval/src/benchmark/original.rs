@@ -219,6 +219,7 @@ fn harm_bench_response(benchmark: &Benchmark, path: &Path) -> Rows {
     let fault = |line, fault| SourceError::Row { path: path.to_owned(), line, fault };
     let mut json = serde_json::Deserializer::from_slice(&bytes);
     let behaviours = json.deserialize_map(InOrder).map_err(|_| fault(1, RowFault::NotAnObject))?;
+    json.end().map_err(|_| fault(1, RowFault::NotAnObject))?;
     let mut rows = Vec::new();
     for (behaviour, list) in behaviours {
         for value in list {

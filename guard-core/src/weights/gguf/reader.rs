@@ -151,7 +151,23 @@ pub(super) fn read_header(bytes: &[u8], file_len: u64) -> Result<(Metadata, Entr
             return Err(GgufFault::Duplicate(name));
         }
     }
+    check_overlap(&tensors)?;
     Ok((metadata, tensors))
+}
+
+/// Refuses tensors that share bytes: a small file could otherwise hold a large model.
+fn check_overlap(tensors: &Entries) -> Result<(), GgufFault> {
+    let mut places: Vec<(u64, u64, &str)> =
+        tensors.iter().map(|(name, entry)| (entry.start, entry.end, name.as_str())).collect();
+    places.sort_unstable();
+    match places.windows(2).find(|pair| pair[0].1 > pair[1].0) {
+        Some(pair) => Err(GgufFault::OutOfRange {
+            what: format!("place of `{}`", pair[1].2),
+            found: format!("bytes of `{}`", pair[0].2),
+            expected: "bytes of its own".to_owned(),
+        }),
+        None => Ok(()),
+    }
 }
 
 /// What the header says about a tensor, not yet checked against the file.
