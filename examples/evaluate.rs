@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use guard_eval::guard_data::JsonLinesSource;
 use guard_eval::{
-    Bootstrap, Dataset, Evaluation, Report, RunOptions, RunProgress, ScoringPolicy, benchmark,
-    evaluate, find_predictions, read_predictions,
+    Bootstrap, Dataset, Evaluation, PredictionFile, Report, RunOptions, RunProgress, ScoringPolicy,
+    benchmark, evaluate, find_predictions, read_predictions,
 };
 use guard_examples::lines::{self, Outcome};
 use guard_examples::model::DeviceArguments;
@@ -24,11 +24,11 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 #[derive(Parser)]
 struct Arguments {
     /// Predictions to score: a file, or folders as SYSTEM/BENCHMARK/generated_predictions.jsonl.
-    #[arg(long, required_unless_present = "benchmark")]
+    #[arg(long, required_unless_present = "model")]
     predictions: Vec<PathBuf>,
-    /// Run the model over NAME=FILE, a published benchmark in its original or the reference's
-    /// form, or over FILE.jsonl, samples of your own.
-    #[arg(long, requires = "model")]
+    /// A dataset: NAME=FILE, a published benchmark in its original or the reference's form, or
+    /// FILE.jsonl, samples of your own. The model is run over it, and predictions are scored by it.
+    #[arg(long)]
     benchmark: Vec<String>,
     /// A model: a folder as the hub has it, or a .gguf file.
     #[arg(long, requires = "benchmark")]
@@ -39,8 +39,8 @@ struct Arguments {
     #[arg(long, default_value = "predictions")]
     output: PathBuf,
     /// The most tokens of reasoning and answers.
-    #[arg(long, default_value_t = 2048)]
-    max_tokens: usize,
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
     /// How undetermined rows count in the leading table: strict, reference or blocked.
     #[arg(long, default_value_t = ScoringPolicy::Strict)]
     policy: ScoringPolicy,
@@ -51,8 +51,8 @@ struct Arguments {
     #[arg(long)]
     json: bool,
     /// How many resamples the intervals rest on.
-    #[arg(long, default_value_t = 10_000)]
-    draws: usize,
+    #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    draws: u32,
     /// The seed of the resamples.
     #[arg(long, default_value_t = 0)]
     seed: u64,
@@ -66,20 +66,24 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {
+    arguments.report.iter().try_for_each(|path| check_ending(path))?;
+    let mut datasets: Vec<Dataset> = Vec::new();
+    for argument in &arguments.benchmark {
+        let dataset = open(argument)?;
+        if datasets.iter().any(|other| other.name() == dataset.name()) {
+            return Err(format!("two datasets are called `{}`", dataset.name()).into());
+        }
+        datasets.push(dataset);
+    }
     let mut evaluations = Vec::new();
     for path in &arguments.predictions {
         for file in find_predictions(path)? {
-            let predictions = read_predictions(&file.path)?;
-            evaluations.push(Evaluation::of_predictions(
-                file.system,
-                file.benchmark,
-                &predictions,
-            )?);
+            let name = file.path.display().to_string();
+            let evaluation = score(file, &datasets).map_err(|error| format!("{name}: {error}"))?;
+            evaluations.push(evaluation);
         }
     }
     if let Some(model) = &arguments.model {
-        let datasets = arguments.benchmark.iter().map(|name| open(name));
-        let datasets = datasets.collect::<Outcome<Vec<Dataset>>>()?;
         let guard = GuardBuilder::new(model)
             .device(arguments.place.device)
             .max_rows(arguments.place.rows())
@@ -88,8 +92,8 @@ fn run(arguments: &Arguments) -> Outcome<()> {
             evaluations.push(judge(&guard, dataset, arguments)?);
         }
     }
-    let bootstrap = Bootstrap { draws: arguments.draws, seed: arguments.seed };
-    let report = Report::new(&evaluations, arguments.policy, bootstrap);
+    let bootstrap = Bootstrap { draws: arguments.draws as usize, seed: arguments.seed };
+    let report = Report::new(&evaluations, arguments.policy, bootstrap)?;
     for path in &arguments.report {
         write(&report, path)?;
     }
@@ -97,6 +101,25 @@ fn run(arguments: &Arguments) -> Outcome<()> {
         true => lines::write(&mut std::io::stdout(), &report),
         false => lines::print(&report.to_text()),
     }
+}
+
+/// Stored predictions of a published benchmark, or of a dataset that `--benchmark` names.
+fn score(file: PredictionFile, datasets: &[Dataset]) -> Outcome<Evaluation> {
+    let predictions = read_predictions(&file.path)?;
+    let dataset = datasets.iter().find(|dataset| dataset.name() == file.dataset);
+    Ok(match (dataset, file.benchmark) {
+        (Some(dataset), _) => Evaluation::of_dataset(file.system, dataset, &predictions)?,
+        (None, Some(benchmark)) => {
+            Evaluation::of_predictions(file.system, benchmark, &predictions)?
+        }
+        (None, None) => {
+            let name = file.dataset;
+            return Err(format!(
+                "`{name}` is no published benchmark: name its file with --benchmark"
+            )
+            .into());
+        }
+    })
 }
 
 /// `NAME=FILE` of a published benchmark, or the file of samples of one's own.
@@ -111,11 +134,15 @@ fn open(argument: &str) -> Outcome<Dataset> {
 }
 
 fn judge(guard: &dyn Guard, dataset: &Dataset, arguments: &Arguments) -> Outcome<Evaluation> {
-    let folder = arguments.output.join(&guard.info().id).join(dataset.name());
+    let name = dataset.name();
+    if matches!(name, "" | "." | "..") || name.contains(['/', '\\']) {
+        return Err(format!("`{name}` cannot name a folder of predictions").into());
+    }
+    let folder = arguments.output.join(&guard.info().id).join(name);
     std::fs::create_dir_all(&folder)?;
     let options = RunOptions::default()
         .with_batch(arguments.place.rows())
-        .with_judge(JudgeOptions::default().with_max_tokens(arguments.max_tokens))
+        .with_judge(JudgeOptions::default().with_max_tokens(arguments.max_tokens as usize))
         .with_output(folder.join(guard_eval::PREDICTIONS_FILE));
     let bar = progress::bar(0, dataset.rows().len());
     let mut observer = |progress: &RunProgress| {
@@ -133,18 +160,20 @@ fn judge(guard: &dyn Guard, dataset: &Dataset, arguments: &Arguments) -> Outcome
     Ok(evaluation)
 }
 
+fn check_ending(path: &Path) -> Outcome<()> {
+    match path.extension().and_then(|ending| ending.to_str()) {
+        Some("html" | "md" | "csv" | "txt" | "json") => Ok(()),
+        _ => Err(format!("{}: expected .html, .md, .csv, .json or .txt", path.display()).into()),
+    }
+}
+
 fn write(report: &Report, path: &Path) -> Outcome<()> {
     let text = match path.extension().and_then(|ending| ending.to_str()) {
         Some("html") => report.to_html(),
         Some("md") => report.to_markdown(),
         Some("csv") => report.to_csv(),
-        Some("txt") => report.to_text(),
         Some("json") => serde_json::to_string_pretty(report)?,
-        _ => {
-            return Err(
-                format!("{}: expected .html, .md, .csv, .json or .txt", path.display()).into()
-            );
-        }
+        _ => report.to_text(),
     };
     std::fs::write(path, text).map_err(|e| format!("cannot write {}: {e}", path.display()).into())
 }

@@ -89,7 +89,8 @@ fn run(arguments: &Arguments) -> Outcome<()> {
         .with_max_rows(arguments.place.rows());
     match (&arguments.input, &arguments.prompt) {
         (Some(input), _) => {
-            let items = lines::read::<Item>(input)?.into_iter().collect::<Result<Vec<_>, _>>()?;
+            let items = lines::read::<Item>(input)?.into_iter().map(|line| line.record);
+            let items = items.collect::<Result<Vec<_>, _>>()?;
             continue_file(&generator, &options, arguments, input, &items)
         }
         (None, Some(prompt)) => continue_one(&generator, &options, prompt),

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use guard_examples::lines::{self, Outcome};
+use guard_examples::lines::{self, Line, Outcome};
 use guard_examples::model::DeviceArguments;
 use guard_examples::{progress, terminal};
 use guard_infer::{
-    Decision, Exchange, Guard, GuardBuilder, GuardError, JudgeOptions, Policy, PromptStyle, Verdict,
+    Action, Decision, Exchange, Guard, GuardBuilder, GuardError, JudgeOptions, Policy, PromptStyle,
+    Verdict,
 };
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,9 @@ use serde::{Deserialize, Serialize};
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Judge a request, and the response to it, with a guard model.
+///
+/// The exit status of a single exchange is 0 for allow and 1 for block; of a file it is 0 once all
+/// lines have their verdict. Errors are 2.
 #[derive(Parser)]
 struct Arguments {
     /// A model: a folder as the hub has it, or a .gguf file.
@@ -45,8 +49,8 @@ struct Arguments {
     #[arg(long, default_value_t)]
     style: PromptStyle,
     /// The most tokens of reasoning and answers.
-    #[arg(long, default_value_t = 2048)]
-    max_tokens: usize,
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
+    max_tokens: u32,
 }
 
 /// One line of input. A field that is not known may be a misspelt response, so it is an error;
@@ -73,6 +77,9 @@ fn exchange(prompt: String, response: Option<String>) -> Exchange {
 /// One line of output: a verdict, or why there is none. Either way there is a decision.
 #[derive(Serialize)]
 struct Judgement {
+    /// The line of the input, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<u64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     id: Option<serde_json::Value>,
     #[serde(flatten)]
@@ -84,37 +91,44 @@ struct Judgement {
 
 fn main() -> ExitCode {
     match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(Action::Allow) => ExitCode::SUCCESS,
+        Ok(Action::Block) => ExitCode::FAILURE,
         Err(error) => lines::fail(error.as_ref()),
     }
 }
 
-fn run(arguments: &Arguments) -> Outcome<()> {
+fn run(arguments: &Arguments) -> Outcome<Action> {
     let guard = GuardBuilder::new(&arguments.model)
         .device(arguments.place.device)
         .prompt_style(arguments.style)
         .max_rows(arguments.place.rows())
         .build()?;
-    let options = JudgeOptions::default().with_max_tokens(arguments.max_tokens);
+    let options = JudgeOptions::default().with_max_tokens(arguments.max_tokens as usize);
     match &arguments.input {
-        Some(input) => judge_file(&guard, &options, arguments, input),
+        Some(input) => {
+            judge_file(&guard, &options, arguments, input)?;
+            Ok(Action::Allow)
+        }
         None => judge_one(&guard, &options, arguments),
     }
 }
 
-fn judge_one(guard: &impl Guard, options: &JudgeOptions, arguments: &Arguments) -> Outcome<()> {
+fn judge_one(guard: &impl Guard, options: &JudgeOptions, arguments: &Arguments) -> Outcome<Action> {
     let prompt = arguments.prompt.clone().unwrap_or_default();
     let exchange = exchange(prompt, arguments.response.clone());
+    // Without a result nothing was judged.
+    let mut action = Action::Block;
     for result in guard.judge(&[exchange], options) {
+        action = Policy::default().decide_result(&result).action;
         if arguments.json {
-            lines::write(&mut std::io::stdout(), &Judgement::new(None, result))?;
+            lines::write(&mut std::io::stdout(), &Judgement::new(None, None, result))?;
         } else {
             let verdict = result?;
             let decision = Policy::default().decide(&verdict);
             lines::print(&terminal::render(&verdict, decision, terminal::Style::detect()))?;
         }
     }
-    Ok(())
+    Ok(action)
 }
 
 fn judge_file(
@@ -142,33 +156,39 @@ fn judge_file(
 fn judge_batch(
     guard: &impl Guard,
     options: &JudgeOptions,
-    batch: Vec<Result<Item, String>>,
+    batch: Vec<Line<Item>>,
 ) -> Vec<Judgement> {
     let mut exchanges = Vec::new();
     let mut ids = Vec::new();
-    for item in batch {
-        ids.push(item.map(|item| {
+    for Line { number, record } in batch {
+        let id = record.map(|item| {
             exchanges.push(exchange(item.prompt, item.response));
             item.id
-        }));
+        });
+        ids.push((Some(number), id));
     }
     let mut results = guard.judge(&exchanges, options).into_iter();
-    let judgements = ids.into_iter().map(|id| match id {
-        Ok(id) => results.next().map(|result| Judgement::new(id, result)),
+    let judgements = ids.into_iter().map(|(line, id)| match id {
+        Ok(id) => results.next().map(|result| Judgement::new(line, id, result)),
         Err(error) => {
             let decision = Policy::default().decide_without_verdict();
-            Some(Judgement { id: None, decision, verdict: None, error: Some(error) })
+            Some(Judgement { line, id: None, decision, verdict: None, error: Some(error) })
         }
     });
     judgements.flatten().collect()
 }
 
 impl Judgement {
-    fn new(id: Option<serde_json::Value>, result: Result<Verdict, GuardError>) -> Self {
+    fn new(
+        line: Option<u64>,
+        id: Option<serde_json::Value>,
+        result: Result<Verdict, GuardError>,
+    ) -> Self {
         let decision = Policy::default().decide_result(&result);
-        match result {
-            Ok(verdict) => Self { id, decision, verdict: Some(verdict), error: None },
-            Err(error) => Self { id, decision, verdict: None, error: Some(lines::chain(&error)) },
-        }
+        let (verdict, error) = match result {
+            Ok(verdict) => (Some(verdict), None),
+            Err(error) => (None, Some(lines::chain(&error))),
+        };
+        Self { line, id, decision, verdict, error }
     }
 }

@@ -17,13 +17,21 @@ pub type Outcome<T> = Result<T, Box<dyn Error>>;
 /// The longest line that is read, in bytes.
 const MAX_LINE: u64 = 16 << 20;
 
-/// Reads a file of JSON lines, or standard input for `-`. Each line is a record or the reason
-/// why it is none; empty lines are left out.
+/// A line of a file that is not empty.
+#[derive(Debug)]
+pub struct Line<T> {
+    /// Its number, from 1.
+    pub number: u64,
+    /// What it holds, or the reason why it is no record.
+    pub record: Result<T, String>,
+}
+
+/// Reads a file of JSON lines, or standard input for `-`. Empty lines are left out.
 ///
 /// # Errors
 ///
 /// When the file cannot be opened or read.
-pub fn read<T: DeserializeOwned>(path: &Path) -> Outcome<Vec<Result<T, String>>> {
+pub fn read<T: DeserializeOwned>(path: &Path) -> Outcome<Vec<Line<T>>> {
     let mut reader: Box<dyn BufRead> = match path.to_str() {
         Some("-") => Box::new(io::stdin().lock()),
         _ => Box::new(BufReader::new(open(path)?)),
@@ -36,12 +44,15 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Outcome<Vec<Result<T, String>>>
             break;
         }
         let text = line.strip_prefix(b"\xef\xbb\xbf").filter(|_| number == 1).unwrap_or(&line);
-        if text.len() as u64 == MAX_LINE {
-            return Err(format!("line {number} is longer than {MAX_LINE} bytes").into());
-        }
-        if !text.trim_ascii().is_empty() {
-            records.push(serde_json::from_slice(text).map_err(|e| format!("line {number}: {e}")));
-        }
+        let record = if line.len() as u64 == MAX_LINE && !line.ends_with(b"\n") {
+            reader.skip_until(b'\n')?;
+            Err(format!("line {number} is longer than {MAX_LINE} bytes"))
+        } else if text.trim_ascii().is_empty() {
+            continue;
+        } else {
+            serde_json::from_slice(text).map_err(|error| format!("line {number}: {error}"))
+        };
+        records.push(Line { number, record });
     }
     Ok(records)
 }
@@ -167,9 +178,16 @@ mod tests {
         std::fs::write(&path, b"\xef\xbb\xbf1\r\n\nx\n\"\\ud800\"\n\xff\n2").unwrap();
         let records = read::<u32>(&path).unwrap();
         assert_eq!(records.len(), 5);
-        assert_eq!((&records[0], &records[4]), (&Ok(1), &Ok(2)));
-        assert!(records[1].as_ref().unwrap_err().starts_with("line 3: "));
-        assert!(records[2].as_ref().unwrap_err().starts_with("line 4: "));
+        assert_eq!((&records[0].record, &records[4].record), (&Ok(1), &Ok(2)));
+        assert_eq!(records[4].number, 6);
+        assert!(records[1].record.as_ref().unwrap_err().starts_with("line 3: "));
+        assert!(records[2].record.as_ref().unwrap_err().starts_with("line 4: "));
+        let long = [b"1\n\"".as_slice(), &vec![b'x'; 17 << 20], b"\"\n2\n"].concat();
+        std::fs::write(&path, long).unwrap();
+        let records = read::<u32>(&path).unwrap();
+        let numbers: Vec<u64> = records.iter().map(|line| line.number).collect();
+        assert_eq!(numbers, [1, 2, 3]);
+        assert!(records[1].record.is_err() && records[2].record == Ok(2));
     }
 
     #[test]

@@ -123,7 +123,7 @@ mod tests {
     #[test]
     fn model_text_cannot_steer_the_terminal() {
         let model = ScriptedGenerator::new(|_| {
-            "# Task 1\n\x1b[2J\x1b]0;owned\x07safe\u{202e}txt\r\nAnswers:\nRequest: unharmful\nCompletion: None\nResponse: None".to_owned()
+            "# Task 1\n\x1b[2J\x1b]0;owned\x07safe\u{202e}txt\r\n# Task 3\nNone.\nAnswers:\nRequest: unharmful\nCompletion: None\nResponse: None".to_owned()
         });
         let guard = ReasoningGuard::new("x", model, GuardReasonerFormat::default());
         let verdict = guard.judge_one(&Exchange::prompt("hi")).unwrap();

@@ -99,7 +99,7 @@ pub struct GenerateOptions {
     /// Completions per prompt, at least 1. Default 1.
     pub samples: usize,
     /// The seed of all random choices. A completion depends on the seed, its prompt and its
-    /// number among the samples, not on the other prompts of the batch.
+    /// number among the samples; on the other prompts of the batch only by how sums are rounded.
     pub seed: u64,
     /// When a looping text is given up. Default on; `None` never gives up.
     pub repetition: Option<RepetitionStop>,

@@ -94,6 +94,8 @@ pub enum Reason {
     UnknownLabel,
     /// The block of answers gives this question two different answers.
     ConflictingAnswers,
+    /// The answers stand behind text that is not the model's reasoning: they may be quoted.
+    Unreasoned,
     /// Generation was cut off before an answer: see [`Verdict::finish`].
     CutOff(Finish),
     /// The guard failed: there was no verdict.
@@ -110,6 +112,7 @@ impl Reason {
             Self::AnsweredNone,
             Self::UnknownLabel,
             Self::ConflictingAnswers,
+            Self::Unreasoned,
             Self::Failed,
         ];
         plain.into_iter().chain(Finish::ALL.iter().copied().map(Self::CutOff))
@@ -140,6 +143,7 @@ impl fmt::Display for Reason {
             Self::AnsweredNone => f.write_str("answered None"),
             Self::UnknownLabel => f.write_str("not a known label"),
             Self::ConflictingAnswers => f.write_str("conflicting answers"),
+            Self::Unreasoned => f.write_str("answers without reasoning before them"),
             Self::CutOff(finish) => write!(f, "cut off: {finish}"),
             Self::Failed => f.write_str("the guard failed"),
         }

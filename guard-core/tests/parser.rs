@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeMap;
 use std::io::BufRead;
 
-use guard_core::parse::{ParsedOutput, parse_output, released_answers, write_output};
+use guard_core::parse::{ParsedOutput, is_reasoned, parse_output, released_answers, write_output};
 use guard_core::{Answer, Completion, Harm, Label, Reason};
 use proptest::prelude::*;
 use serde::Deserialize;
@@ -128,6 +128,20 @@ fn published_contradictions_are_rare_and_found() {
         );
         assert!(flags.len() > 200 && (1..=most).contains(&contradictions), "{model}");
     }
+}
+
+/// What a guard does not believe of the published outputs: blocks behind text without headings.
+#[test]
+fn nearly_all_published_outputs_are_reasoned() {
+    let Some(published) = published() else { return };
+    let texts: Vec<&String> = published.values().flatten().collect();
+    let unreasoned = texts.iter().filter(|text| {
+        let parsed = parse_output(text);
+        parsed.request.given().is_some() && !is_reasoned(text)
+    });
+    let unreasoned = unreasoned.count();
+    eprintln!("{unreasoned} of {} outputs give answers without their reasoning", texts.len());
+    assert!(unreasoned * 100 < texts.len());
 }
 
 proptest! {

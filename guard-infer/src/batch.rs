@@ -9,6 +9,7 @@ use guard_core::{
 };
 
 use crate::error::GenerateError;
+use crate::generator::LlamaGenerator;
 use crate::repetition::RepetitionDetector;
 use crate::sampler::Sampler;
 
@@ -65,7 +66,9 @@ impl<'a> Batch<'a> {
         let texts: Vec<(usize, usize)> = (0..prompts.len())
             .flat_map(|prompt| (0..samples).map(move |sample| (prompt, sample)))
             .collect();
-        let waves = texts.chunks(self.max_rows).flat_map(|wave| {
+        let width = prompts.iter().map(|ids| ids.len()).max().unwrap_or(1);
+        let rows = (LlamaGenerator::MAX_GROUP_TOKENS / width.max(1)).clamp(1, self.max_rows);
+        let waves = texts.chunks(rows).flat_map(|wave| {
             let forks: Vec<usize> = wave.iter().map(|(prompt, _)| *prompt).collect();
             let logits = forks.iter().map(|&prompt| logits[prompt].clone()).collect();
             let rows = wave.iter().enumerate();
@@ -211,4 +214,45 @@ impl<'a> Batch<'a> {
 fn read(logits: Tensor<2>, rows: usize) -> Result<Vec<Vec<f32>>, GenerateError> {
     let values = logits.try_into_vec_as::<f32>()?;
     Ok(values.chunks_exact(values.len() / rows.max(1)).map(<[f32]>::to_vec).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::time::Duration;
+
+    use guard_core::burn::tensor::Device;
+    use guard_core::{LoadOptions, ModelFiles};
+
+    use super::*;
+
+    /// A deadline that passes while the first piece of the prompts is read.
+    #[test]
+    fn the_deadline_is_looked_at_between_pieces_of_a_prompt() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../guard-core/testdata/models/tied-gqa-llama3");
+        let files = ModelFiles::open(path).unwrap();
+        let (model, _) = files.load(LoadOptions::default(), &Device::flex()).unwrap();
+        let tokenizer = files.tokenizer().unwrap();
+        let options = GenerateOptions::default().with_deadline(Duration::ZERO).with_samples(2);
+        let batch = Batch {
+            model: &model,
+            tokenizer: &tokenizer,
+            eos: &BTreeSet::new(),
+            options: &options,
+            max_rows: 4,
+            prefill_tokens: 8,
+            started: Instant::now(),
+        };
+        let ids: Vec<u32> = (0..20).collect();
+        for completions in batch.run(&[&ids, &ids[..10]]) {
+            let completions = completions.unwrap();
+            assert_eq!(completions.len(), 2);
+            assert!(completions.iter().all(|c| c.finish == Finish::Deadline && c.text.is_empty()));
+        }
+        // In one piece there is nothing between, and a token is written.
+        let whole = Batch { prefill_tokens: 64, ..batch };
+        let written = whole.run(&[&ids]).remove(0).unwrap();
+        assert_eq!(written[0].usage.completion_tokens, 1);
+    }
 }

@@ -33,6 +33,7 @@ pub struct GuardBuilder {
     load: LoadOptions,
     access: FileAccess,
     max_rows: usize,
+    max_prompt_tokens: usize,
 }
 
 impl GuardBuilder {
@@ -45,6 +46,7 @@ impl GuardBuilder {
             load: LoadOptions::default(),
             access: FileAccess::default(),
             max_rows: LlamaGenerator::DEFAULT_ROWS,
+            max_prompt_tokens: usize::MAX,
         }
     }
 
@@ -85,6 +87,15 @@ impl GuardBuilder {
         self
     }
 
+    /// Refuses exchanges whose prompt has more tokens, as [`GuardError::TooLong`]. Default: what the
+    /// model's context holds, which may be far more than the memory and the time at hand.
+    ///
+    /// [`GuardError::TooLong`]: guard_core::GuardError::TooLong
+    pub fn max_prompt_tokens(mut self, tokens: usize) -> Self {
+        self.max_prompt_tokens = tokens;
+        self
+    }
+
     /// Loads the model.
     ///
     /// # Errors
@@ -94,7 +105,8 @@ impl GuardBuilder {
         let device = self.device.open()?;
         let files = ModelFiles::open_with(&self.path, self.access)?;
         let generator = LlamaGenerator::from_files(&files, self.load, &device)?;
-        let generator = generator.with_max_rows(self.max_rows);
+        let generator =
+            generator.with_max_rows(self.max_rows).with_max_prompt_tokens(self.max_prompt_tokens);
         let context = generator.model().config().max_positions;
         // A folder's name may hold dots: only the ending of a file is left out.
         let name = if self.path.is_dir() { self.path.file_name() } else { self.path.file_stem() };

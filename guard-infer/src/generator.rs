@@ -35,6 +35,7 @@ pub struct LlamaGenerator {
     eos: BTreeSet<u32>,
     max_rows: usize,
     prefill_tokens: usize,
+    max_prompt_tokens: usize,
 }
 
 impl fmt::Debug for LlamaGenerator {
@@ -60,8 +61,9 @@ impl LlamaGenerator {
     /// How many tokens of prompts the model reads in one go unless told otherwise.
     pub const DEFAULT_PREFILL_TOKENS: usize = 1024;
 
-    /// The most tokens of the prompts of one group, padding included: it bounds the cache.
-    const MAX_GROUP_TOKENS: usize = 8192;
+    /// The most tokens of prompts that are held side by side, padding and samples included: it
+    /// bounds the cache. A single longer prompt is read alone.
+    pub(crate) const MAX_GROUP_TOKENS: usize = 8192;
 
     /// A generator from a model and its tokenizer.
     ///
@@ -81,6 +83,7 @@ impl LlamaGenerator {
             eos,
             max_rows: Self::DEFAULT_ROWS,
             prefill_tokens: Self::DEFAULT_PREFILL_TOKENS,
+            max_prompt_tokens: usize::MAX,
         })
     }
 
@@ -148,10 +151,18 @@ impl LlamaGenerator {
         &self.eos
     }
 
-    /// The longest prompt, in tokens: one place is kept for an answer.
+    /// The same generator, refusing prompts of more than `tokens` tokens. Default: what the model's
+    /// context holds, which may be far more than the memory and the time at hand.
+    #[must_use]
+    pub fn with_max_prompt_tokens(mut self, tokens: usize) -> Self {
+        self.max_prompt_tokens = tokens.max(1);
+        self
+    }
+
+    /// The longest prompt, in tokens: one place of the context is kept for an answer.
     #[must_use]
     pub fn max_prompt_tokens(&self) -> usize {
-        self.model.config().max_positions - 1
+        self.max_prompt_tokens.min(self.model.config().max_positions - 1)
     }
 
     fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, GenerateError> {
@@ -178,7 +189,11 @@ impl LlamaGenerator {
             let width = prompts[index].1.len();
             let fits = |group: &Vec<usize>| {
                 let rows = group.len() + 1;
-                rows * samples <= self.max_rows && rows * width <= Self::MAX_GROUP_TOKENS
+                // Each prompt has a token for each piece in which the group is read.
+                let pieces = (rows * width).div_ceil(self.prefill_tokens);
+                rows * samples <= self.max_rows
+                    && rows * samples * width <= Self::MAX_GROUP_TOKENS
+                    && pieces <= prompts[group[0]].1.len()
             };
             match groups.last_mut().filter(|group| fits(group)) {
                 Some(group) => group.push(index),

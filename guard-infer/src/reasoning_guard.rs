@@ -16,7 +16,7 @@ use guard_core::{
 /// use guard_infer::{Answer, Exchange, Guard, GuardReasonerFormat, Harm, ReasoningGuard};
 ///
 /// let model = ScriptedGenerator::new(|_| {
-///     "# Task 1\nIt asks for bread.\n\nAnswers:\nRequest: unharmful\nCompletion: None\nResponse: None".to_owned()
+///     "# Task 1\nIt asks for bread.\n# Task 3\nThere is no response.\n\nAnswers:\nRequest: unharmful\nCompletion: None\nResponse: None".to_owned()
 /// });
 /// let guard = ReasoningGuard::new("scripted", model, GuardReasonerFormat::default());
 /// let verdict = guard.judge_one(&Exchange::prompt("How is bread baked?"))?;

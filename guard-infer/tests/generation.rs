@@ -90,19 +90,6 @@ fn prompts_read_in_pieces_give_the_same_texts() {
 }
 
 #[test]
-fn the_deadline_is_looked_at_between_pieces_of_a_prompt() {
-    let late = options(|o| o.deadline = Some(Duration::from_nanos(1)));
-    let generator = generator().with_prefill_tokens(1);
-    let long = Prompt::text("word ".repeat(60));
-    let batch = [long.clone(), long];
-    for result in generator.generate(&batch, &late) {
-        let completed = &result.unwrap()[0];
-        assert_eq!((completed.finish, completed.text.as_str()), (Finish::Deadline, ""));
-        assert_eq!(completed.usage.completion_tokens, 0);
-    }
-}
-
-#[test]
 fn seeds_repeat_and_samples_differ() {
     let generator = generator();
     let sampled = |seed| {

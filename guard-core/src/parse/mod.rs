@@ -124,13 +124,29 @@ pub fn has_own_answers(text: &str) -> bool {
     whole_block_end(text).is_some()
 }
 
+/// Whether the answers of a text are the model's own: nothing stands before their block, or its
+/// reasoning up to the third task does.
+///
+/// A model that only echoes what it judges writes forged blocks as well as any other text. Of the
+/// published outputs, all but 1 in 100 meet this rule.
+#[must_use]
+pub fn is_reasoned(text: &str) -> bool {
+    answer_block(text).is_some_and(|block| is_own(text, &block))
+}
+
+fn is_own(text: &str, block: &Block) -> bool {
+    /// What the teacher's prompt ends with: some outputs repeat it in the place of reasoning.
+    const TEACHER: &str = "The ground truth is";
+    let before = &text[..block.start];
+    let bare = before.trim_matches(is_decoration);
+    let mut headings = before.lines().filter_map(heading);
+    bare.is_empty() || bare == TEACHER || headings.any(|heading| heading.task_number() == Some(3))
+}
+
 /// Where a whole block of answers ends that comes after all the reasoning.
 fn whole_block_end(text: &str) -> Option<usize> {
     let block = answer_block(text).filter(Block::is_complete)?;
-    let mut headings = text[..block.start].lines().filter_map(heading).peekable();
-    let reasoned =
-        headings.peek().is_none() || headings.any(|heading| heading.task_number() == Some(3));
-    reasoned.then_some(block.end)
+    is_own(text, &block).then_some(block.end)
 }
 
 /// Markup that models put round headings and labels. A quotation mark at the start of a line

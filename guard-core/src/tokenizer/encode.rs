@@ -25,6 +25,7 @@ pub struct Tokenizer {
     control_ids: BTreeSet<u32>,
     /// The bytes of the longest token, or more.
     longest: usize,
+    vocab_size: usize,
     json: String,
 }
 
@@ -77,7 +78,9 @@ impl Tokenizer {
         let control = control.into_iter().collect();
         let longest = inner.get_vocab(true).keys().map(String::len).max().unwrap_or(1).max(1);
         let (prefix, json) = (Vec::new(), json.to_owned());
-        let mut tokenizer = Self { inner, prefix, control, control_ids, longest, json };
+        let largest = inner.get_vocab(true).into_values().max();
+        let vocab_size = largest.map_or(0, |largest| largest as usize + 1);
+        let mut tokenizer = Self { inner, prefix, control, control_ids, longest, vocab_size, json };
         tokenizer.prefix = tokenizer.find_prefix()?;
         Ok(tokenizer)
     }
@@ -189,10 +192,10 @@ impl Tokenizer {
         TextStream::new(self)
     }
 
-    /// The number of tokens, added ones included.
+    /// How large a vocabulary the tokens need, added ones included: one more than the largest id.
     #[must_use]
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.vocab_size
     }
 
     /// The id of a control token, by its text.

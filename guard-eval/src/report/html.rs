@@ -19,7 +19,7 @@ pub(super) fn render(report: &Report, published: &Published) -> String {
     let _ = write!(
         body,
         "<p>Scored by the policy <b>{}</b>. Intervals hold 95 percent: Wilson's for rates, {} \
-         resamples of whole clusters of equal texts (seed {}) for F1 and averages. Read by \
+         resamples of whole clusters of equal requests (seed {}) for F1 and averages. Read by \
          guard-eval {}.</p>",
         report.policy, report.bootstrap_draws, report.bootstrap_seed, report.version
     );
