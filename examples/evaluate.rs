@@ -140,7 +140,9 @@ fn judge(guard: &dyn Guard, dataset: &Dataset, arguments: &Arguments) -> Outcome
     }
     let folder = arguments.output.join(&guard.info().id).join(name);
     std::fs::create_dir_all(&folder)?;
+    let model = arguments.model.as_ref().and_then(|path| path.canonicalize().ok());
     let options = RunOptions::default()
+        .with_identity(model.unwrap_or_default().to_string_lossy())
         .with_batch(arguments.place.rows())
         .with_judge(JudgeOptions::default().with_max_tokens(arguments.max_tokens as usize))
         .with_output(folder.join(guard_eval::PREDICTIONS_FILE));

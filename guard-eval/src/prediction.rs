@@ -31,6 +31,9 @@ pub struct Prediction {
     /// its reasoning, which is in `predict`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
+    /// Which guard made it with which options, for runs that go on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub run: Option<String>,
     /// Why there is no verdict, if the guard failed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
@@ -49,6 +52,7 @@ impl Prediction {
             predict: predict.into(),
             id: None,
             verdict: None,
+            run: None,
             error: None,
         }
     }

@@ -23,11 +23,14 @@ pub struct RunOptions {
     /// A file of predictions: rows that it holds are not judged again, and each new one is
     /// written as soon as it is there. Default none.
     pub output: Option<PathBuf>,
+    /// What tells this run from others that could write to the same file: the model, and options
+    /// of it that the guard's name does not say. Default empty.
+    pub identity: String,
 }
 
 impl Default for RunOptions {
     fn default() -> Self {
-        Self { batch: 16, judge: JudgeOptions::default(), output: None }
+        Self { batch: 16, judge: JudgeOptions::default(), output: None, identity: String::new() }
     }
 }
 
@@ -43,6 +46,14 @@ impl RunOptions {
     #[must_use]
     pub fn with_judge(mut self, judge: JudgeOptions) -> Self {
         self.judge = judge;
+        self
+    }
+
+    /// The same options with words that tell this run from others: an output file of a run with
+    /// others is refused.
+    #[must_use]
+    pub fn with_identity(mut self, words: impl Into<String>) -> Self {
+        self.identity = words.into();
         self
     }
 
@@ -127,7 +138,9 @@ pub fn evaluate(
     observer: &mut dyn RunObserver,
 ) -> Result<Evaluation, EvalError> {
     let started = Instant::now();
-    let mut run = Run::open(dataset, options)?;
+    let run_name =
+        format!("{} {} max_tokens={}", guard.info().id, options.identity, options.judge.max_tokens);
+    let mut run = Run::open(dataset, options, run_name)?;
     let todo = run.todo();
     run.tell(observer, started)?;
     for batch in todo.chunks(options.batch.max(1)) {
@@ -160,15 +173,17 @@ struct Run<'a> {
     log: Option<PredictionLog>,
     predictions: Vec<Option<Prediction>>,
     progress: RunProgress,
+    /// Guard and options, as each line names them.
+    name: String,
 }
 
 impl<'a> Run<'a> {
-    fn open(dataset: &'a Dataset, options: &RunOptions) -> Result<Self, EvalError> {
+    fn open(dataset: &'a Dataset, options: &RunOptions, name: String) -> Result<Self, EvalError> {
         let total = dataset.rows().len();
         let mut predictions: Vec<Option<Prediction>> = vec![None; total];
         let Some(path) = &options.output else {
             let progress = RunProgress { total, ..RunProgress::default() };
-            return Ok(Self { dataset, log: None, predictions, progress });
+            return Ok(Self { dataset, log: None, predictions, progress, name });
         };
         let (mut log, earlier) = PredictionLog::open(path)?;
         let places = by_id(dataset);
@@ -179,6 +194,9 @@ impl<'a> Run<'a> {
             let &place = places.get(id).ok_or_else(|| foreign("an id of another dataset"))?;
             if prediction.prompt != rendered(&dataset.rows()[place].sample.exchange()) {
                 return Err(foreign("another text than the row of its id"));
+            }
+            if prediction.run.as_deref() != Some(name.as_str()) {
+                return Err(foreign("made by another model or with other options"));
             }
             // What failed is judged again.
             if prediction.error.is_some() {
@@ -191,7 +209,7 @@ impl<'a> Run<'a> {
         }
         log.accept()?;
         let progress = RunProgress { done: count, resumed: count, total, ..RunProgress::default() };
-        Ok(Self { dataset, log: Some(log), predictions, progress })
+        Ok(Self { dataset, log: Some(log), predictions, progress, name })
     }
 
     /// The rows without a prediction.
@@ -211,6 +229,7 @@ impl<'a> Run<'a> {
         let label = label_text(row.sample.labels, &self.dataset.tasks());
         let mut prediction = Prediction::new(prompt, label, "");
         prediction.id = Some(row.sample.id.clone());
+        prediction.run = Some(self.name.clone());
         match result {
             Ok(mut verdict) => {
                 verdict.reasoning = None;
@@ -368,6 +387,42 @@ mod tests {
         evaluate(&guard, &dataset(10), &options, &mut ()).unwrap();
         let error = evaluate(&guard, &dataset(5), &options, &mut ()).unwrap_err();
         assert!(error.to_string().contains("run.jsonl:6: not a prediction: an id of another"));
+    }
+
+    #[test]
+    fn the_output_of_another_model_or_other_options_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = RunOptions::default().with_output(folder.path().join("run.jsonl"));
+        let guard = ScriptedGuard::new(right);
+        let dataset = dataset(3);
+        let first = options.clone().with_identity("models/a");
+        evaluate(&guard, &dataset, &first, &mut ()).unwrap();
+        let judge = JudgeOptions::default().with_max_tokens(7);
+        for other in [options.with_identity("models/b"), first.clone().with_judge(judge)] {
+            let error = evaluate(&guard, &dataset, &other, &mut ()).unwrap_err().to_string();
+            assert!(error.ends_with("made by another model or with other options"), "{error}");
+        }
+        evaluate(&guard, &dataset, &first, &mut ()).unwrap();
+    }
+
+    #[test]
+    fn a_row_that_failed_is_judged_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let options = RunOptions::default().with_output(folder.path().join("run.jsonl"));
+        let down = AtomicUsize::new(1);
+        let guard = ScriptedGuard::new(|exchange: &Exchange| match number(exchange) {
+            1 if down.swap(0, Ordering::Relaxed) == 1 => {
+                Err(GuardError::TooLong { tokens: 2, limit: 1 })
+            }
+            _ => right(exchange),
+        });
+        let dataset = dataset(3);
+        let first = evaluate(&guard, &dataset, &options, &mut ()).unwrap();
+        assert!(first.records()[1].error.is_some());
+        let second = evaluate(&guard, &dataset, &options, &mut ()).unwrap();
+        assert!(second.records().iter().all(|record| record.error.is_none()));
+        let stored = crate::prediction::read_predictions(options.output.unwrap()).unwrap();
+        assert_eq!(stored.len(), 3);
     }
 
     #[test]

@@ -370,6 +370,28 @@ mod tests {
         }
     }
 
+    /// Two tensors on the same bytes: a small file that holds a large model.
+    #[test]
+    fn tensors_have_bytes_of_their_own() {
+        let header = |offset: u64| {
+            let mut header = b"GGUF\x03\0\0\0".to_vec();
+            header.extend(2_u64.to_le_bytes());
+            header.extend(0_u64.to_le_bytes());
+            for (name, offset) in [(b'a', 0), (b'b', offset)] {
+                header.extend(1_u64.to_le_bytes());
+                header.push(name);
+                header.extend(1_u32.to_le_bytes());
+                header.extend(8_u64.to_le_bytes());
+                header.extend(0_u32.to_le_bytes());
+                header.extend(offset.to_le_bytes());
+            }
+            header
+        };
+        assert!(read_header(&header(32), 1000).is_ok());
+        let fault = read_header(&header(16), 1000).unwrap_err().to_string();
+        assert!(fault.contains("place of `b`") && fault.contains("bytes of `a`"), "{fault}");
+    }
+
     /// Many arrays of single bytes, each within bounds: memory is bounded by all of them together.
     #[test]
     fn arrays_share_one_budget() {
