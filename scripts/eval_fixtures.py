@@ -478,12 +478,21 @@ def write_expected(files):
     (OUTPUT / "expected.json").write_text(text, encoding="utf-8")
 
 
+def write_bomb():
+    """A few kilobytes that unfold to 200 rows of one text of 20 MiB, far more than a reader may hold."""
+    indices = pa.array([0] * 200, pa.int32())
+    texts = pa.DictionaryArray.from_arrays(indices, pa.array(["a" * (20 << 20)]))
+    arrow = pa.table({"id": pa.array(range(200)), "prompt": texts})
+    pq.write_table(arrow, OUTPUT / "bomb.parquet", compression="zstd", store_schema=False)
+
+
 def main():
     print("versions:", ", ".join(f"{name} {version(name)}" for name in ("pandas", "pyarrow")))
     shutil.rmtree(OUTPUT, ignore_errors=True)
     OUTPUT.mkdir(parents=True)
     for name in FILES:
         write_file(name)
+    write_bomb()
     files = {benchmark: expected(benchmark) for benchmark in BENCHMARKS}
     write_expected(files)
     for benchmark, of in files.items():

@@ -154,6 +154,15 @@ fn an_unknown_label_is_an_error_and_not_a_guess() {
     assert_eq!(fault, RowFault::Field { field: "label", expected });
 }
 
+/// A few kilobytes that unfold to 200 rows of one text of 20 MiB.
+#[test]
+fn fault_t55_a_parquet_file_that_unfolds_too_far_is_refused() {
+    let path = testdata("bomb.parquet");
+    assert!(std::fs::metadata(&path).unwrap().len() < 20_000);
+    let error = Dataset::open(benchmark("SimpleSafetyTests").unwrap(), path).unwrap_err();
+    assert!(error.to_string().ends_with("bomb.parquet:1: longer than 16777216 bytes"), "{error}");
+}
+
 /// Whatever is done to a Parquet file, reading ends with rows or an error.
 #[test]
 fn fault_t55_damaged_parquet_files_are_read_or_refused() {
