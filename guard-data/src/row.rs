@@ -32,6 +32,9 @@ pub enum RowFault {
         /// The columns of the line.
         found: u64,
     },
+    /// Two columns of a header have one name.
+    #[error("two columns have one name")]
+    RepeatedColumn,
     /// A Parquet file is damaged, or packed in a way that is not read.
     #[error("damaged Parquet data, or packed in another way than plain, Snappy or Zstandard")]
     Parquet,

@@ -54,8 +54,8 @@ pub enum EvalError {
         /// The row, from 0.
         row: usize,
     },
-    /// A line of a file is no prediction.
-    #[error("{}:{line}: not a prediction: {what}", path.display())]
+    /// A line of a file is no prediction, or none of the run that would go on with it.
+    #[error("{}:{line}: cannot be used: {what}", path.display())]
     Foreign {
         /// The file of predictions.
         path: PathBuf,
@@ -108,9 +108,6 @@ pub enum EvalError {
         /// What the system said.
         source: std::io::Error,
     },
-    /// The name of a folder or file is no benchmark.
-    #[error("`{0}` is no known benchmark")]
-    UnknownBenchmark(String),
 }
 
 impl EvalError {

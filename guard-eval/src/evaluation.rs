@@ -1,10 +1,11 @@
 //! What a system said about the rows of a benchmark, beside what is true.
 
 use std::collections::HashMap;
-use std::hash::Hash;
 
 use guard_core::parse::{ReleasedAnswers, parse_output, released_answers};
-use guard_core::{Exchange, INSTRUCTION, Labels, PromptStyle, Reason, Task, Verdict, read_input};
+use guard_core::{
+    Answer, Exchange, INSTRUCTION, Labels, PromptStyle, Reason, Task, Verdict, read_input,
+};
 use guard_data::Sample;
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
@@ -69,8 +70,9 @@ impl Evaluation {
     ///
     /// # Errors
     ///
-    /// [`EvalError::RowCount`] when the benchmark has another number of rows;
-    /// [`EvalError::Label`] for a line without a label of the benchmark's task.
+    /// [`EvalError::RowCount`] and [`EvalError::Positives`] when the benchmark has another number
+    /// of rows or of positive ones, [`EvalError::Label`] for a line without a label of its task,
+    /// [`EvalError::RepeatedId`] when two lines have one id.
     pub fn of_predictions(
         system: impl Into<String>,
         benchmark: &'static Benchmark,
@@ -80,18 +82,18 @@ impl Evaluation {
         if let Some(expected) = benchmark.rows.filter(|expected| *expected != found) {
             return Err(EvalError::RowCount { name: benchmark.name.to_owned(), expected, found });
         }
-        let clusters =
-            Clusters::of(predictions.iter().map(|prediction| request(&prediction.prompt)));
-        let rows = predictions.par_iter().zip(clusters).enumerate();
-        let records = rows.map(|(row, (prediction, cluster))| {
+        let requests: Vec<String> =
+            predictions.par_iter().map(|prediction| request(&prediction.prompt)).collect();
+        let rows = predictions.par_iter().zip(clusters(&requests)).zip(&requests).enumerate();
+        let records = rows.map(|(row, ((prediction, cluster), request))| {
             let truth = labels(benchmark.task, &prediction.label)
                 .ok_or_else(|| EvalError::Label { name: benchmark.name.to_owned(), row })?;
             let id = prediction.id.clone().unwrap_or_else(|| row.to_string());
-            let slices = vec![length_slice(&request(&prediction.prompt))];
+            let slices = vec![length_slice(request)];
             Ok(record(id, cluster, truth, slices, prediction))
         });
         let records = records.collect::<Result<Vec<Record>, EvalError>>()?;
-        check_ids(benchmark.name, &records)?;
+        check_ids(benchmark.name, records.iter().map(|record| record.id.as_str()))?;
         let positive = |record: &&Record| record.truth.positive(benchmark.task) == Some(true);
         let found = records.iter().filter(positive).count() as u64;
         if let Some(expected) = benchmark.positives.filter(|expected| *expected != found) {
@@ -152,8 +154,8 @@ impl Evaluation {
                 return Err(mismatch(index, "a second prediction for its row"));
             }
         }
-        let texts = dataset.rows().iter().map(|row| &row.sample.prompt);
-        let rows = dataset.rows().iter().zip(of_row).zip(Clusters::of(texts));
+        let clusters = clusters(dataset.rows().iter().map(|row| &row.sample.prompt));
+        let rows = dataset.rows().iter().zip(of_row).zip(clusters);
         let records = rows.filter_map(|((row, prediction), cluster)| {
             let mut slices = row.slices.clone();
             slices.push(length_slice(&row.sample.prompt));
@@ -192,6 +194,13 @@ impl Evaluation {
     #[must_use]
     pub fn tasks(&self) -> &[Task] {
         &self.tasks
+    }
+
+    /// Whether the system answers this question at all.
+    #[must_use]
+    pub fn supports(&self, task: Task) -> bool {
+        let answer = |record: &Record| record.verdict.answer(task);
+        self.records.iter().any(|record| answer(record) != Answer::Unsupported)
     }
 
     /// The rows.
@@ -244,10 +253,14 @@ fn is_about(prompt: &str, sample: &Sample) -> bool {
             && response.is_none_or(holds))
 }
 
-fn check_ids(dataset: &str, records: &[Record]) -> Result<(), EvalError> {
+/// Refuses ids that occur twice.
+pub(crate) fn check_ids<'a>(
+    dataset: &str,
+    ids: impl Iterator<Item = &'a str>,
+) -> Result<(), EvalError> {
     let mut seen = HashMap::new();
-    for (row, record) in records.iter().enumerate() {
-        if let Some(first) = seen.insert(record.id.as_str(), row) {
+    for (row, id) in ids.enumerate() {
+        if let Some(first) = seen.insert(id, row) {
             return Err(EvalError::RepeatedId { dataset: dataset.to_owned(), rows: [first, row] });
         }
     }
@@ -299,20 +312,13 @@ fn length_slice(prompt: &str) -> (String, String) {
 }
 
 /// Numbers for texts, the same for equal ones.
-struct Clusters<T> {
-    numbers: HashMap<T, u32>,
-}
-
-impl<T: Hash + Eq> Clusters<T> {
-    fn of(texts: impl Iterator<Item = T>) -> Vec<u32> {
-        let mut clusters = Self { numbers: HashMap::new() };
-        texts.map(|text| clusters.number(text)).collect()
-    }
-
-    fn number(&mut self, text: T) -> u32 {
-        let next = self.numbers.len() as u32;
-        *self.numbers.entry(text).or_insert(next)
-    }
+fn clusters<'a>(texts: impl IntoIterator<Item = &'a String>) -> Vec<u32> {
+    let mut numbers: HashMap<&String, u32> = HashMap::new();
+    let number = |text| {
+        let next = numbers.len() as u32;
+        *numbers.entry(text).or_insert(next)
+    };
+    texts.into_iter().map(number).collect()
 }
 
 #[cfg(test)]

@@ -68,11 +68,15 @@ impl Prediction {
 pub fn read_predictions(path: impl AsRef<Path>) -> Result<Vec<Prediction>, EvalError> {
     let path = path.as_ref();
     let bytes = guard_data::read_whole(path)?;
-    Ok(without_retried(parse_lines(path, &bytes)?))
+    let lines = parse_lines(path, &bytes)?;
+    Ok(without_retried(lines.into_iter().map(|(_, prediction)| prediction).collect()))
 }
 
+/// A prediction with the number of its line, from 1.
+type NumberedLine = (u64, Prediction);
+
 /// The predictions of whole lines.
-fn parse_lines(path: &Path, bytes: &[u8]) -> Result<Vec<Prediction>, EvalError> {
+fn parse_lines(path: &Path, bytes: &[u8]) -> Result<Vec<NumberedLine>, EvalError> {
     /// Lines that are read side by side: it bounds what a file of empty lines takes.
     const BATCH: usize = 4096;
     let bytes = bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(bytes);
@@ -81,24 +85,25 @@ fn parse_lines(path: &Path, bytes: &[u8]) -> Result<Vec<Prediction>, EvalError> 
     let mut predictions = Vec::new();
     while lines.peek().is_some() {
         let batch: Vec<(u64, &[u8])> = lines.by_ref().take(BATCH).collect();
-        let read = |(line, bytes)| {
-            serde_json::from_slice(bytes).map_err(|error: serde_json::Error| EvalError::Foreign {
+        let read = |(line, bytes)| match serde_json::from_slice::<Prediction>(bytes) {
+            Ok(prediction) => Ok((line, prediction)),
+            Err(error) => Err(EvalError::Foreign {
                 path: path.to_owned(),
                 line,
                 what: match error.classify() {
                     Category::Data => "its fields are not those of a prediction",
                     _ => "not whole JSON",
                 },
-            })
+            }),
         };
-        let batch = batch.into_par_iter().map(read).collect::<Result<Vec<Prediction>, _>>()?;
+        let batch = batch.into_par_iter().map(read).collect::<Result<Vec<_>, _>>()?;
         predictions.extend(batch);
     }
     Ok(predictions)
 }
 
 /// Leaves out failures whose row was judged again.
-pub(crate) fn without_retried(mut predictions: Vec<Prediction>) -> Vec<Prediction> {
+fn without_retried(mut predictions: Vec<Prediction>) -> Vec<Prediction> {
     let last: HashMap<String, usize> = predictions
         .iter()
         .enumerate()
@@ -124,7 +129,7 @@ pub(crate) struct PredictionLog {
 
 impl PredictionLog {
     /// Opens the file, or makes it, and reads its whole lines. Nothing is changed yet.
-    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<Prediction>), EvalError> {
+    pub(crate) fn open(path: &Path) -> Result<(Self, Vec<NumberedLine>), EvalError> {
         let fail = |error| EvalError::io("open", path, error);
         let mut options = OpenOptions::new();
         let mut file = options.read(true).append(true).create(true).open(path).map_err(fail)?;
@@ -178,7 +183,7 @@ mod tests {
         assert!(read_predictions(&path).is_err());
         drop(log);
         let (mut log, done) = PredictionLog::open(&path).unwrap();
-        assert_eq!(done, lines);
+        assert_eq!(done, [(1, lines[0].clone()), (2, lines[1].clone())]);
         log.accept().unwrap();
         log.write(&lines[0]).unwrap();
         assert_eq!(read_predictions(&path).unwrap().len(), 3);

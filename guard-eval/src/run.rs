@@ -10,7 +10,7 @@ use guard_core::{Answer, Exchange, Guard, GuardError, JudgeOptions, Label, Label
 use crate::benchmark::{Dataset, DatasetRow};
 use crate::error::EvalError;
 use crate::evaluation::{Evaluation, by_id, rendered};
-use crate::prediction::{Prediction, PredictionLog, without_retried};
+use crate::prediction::{Prediction, PredictionLog};
 
 /// How a guard is run over a dataset.
 #[derive(Clone, Debug)]
@@ -175,20 +175,21 @@ struct Run<'a> {
     progress: RunProgress,
     /// Guard and options, as each line names them.
     name: String,
+    tasks: Vec<Task>,
 }
 
 impl<'a> Run<'a> {
     fn open(dataset: &'a Dataset, options: &RunOptions, name: String) -> Result<Self, EvalError> {
-        let total = dataset.rows().len();
+        let (total, tasks) = (dataset.rows().len(), dataset.tasks());
         let mut predictions: Vec<Option<Prediction>> = vec![None; total];
         let Some(path) = &options.output else {
             let progress = RunProgress { total, ..RunProgress::default() };
-            return Ok(Self { dataset, log: None, predictions, progress, name });
+            return Ok(Self { dataset, log: None, predictions, progress, name, tasks });
         };
         let (mut log, earlier) = PredictionLog::open(path)?;
         let places = by_id(dataset);
         let mut count = 0;
-        for (line, prediction) in (1..).zip(without_retried(earlier)) {
+        for (line, prediction) in earlier {
             let foreign = |what| EvalError::Foreign { path: path.clone(), line, what };
             let id = prediction.id.as_deref().ok_or_else(|| foreign("a line without an id"))?;
             let &place = places.get(id).ok_or_else(|| foreign("an id of another dataset"))?;
@@ -209,7 +210,7 @@ impl<'a> Run<'a> {
         }
         log.accept()?;
         let progress = RunProgress { done: count, resumed: count, total, ..RunProgress::default() };
-        Ok(Self { dataset, log: Some(log), predictions, progress, name })
+        Ok(Self { dataset, log: Some(log), predictions, progress, name, tasks })
     }
 
     /// The rows without a prediction.
@@ -226,7 +227,7 @@ impl<'a> Run<'a> {
     ) -> Result<(), EvalError> {
         let row = &self.dataset.rows()[place];
         let prompt = rendered(exchange);
-        let label = label_text(row.sample.labels, &self.dataset.tasks());
+        let label = label_text(row.sample.labels, &self.tasks);
         let mut prediction = Prediction::new(prompt, label, "");
         prediction.id = Some(row.sample.id.clone());
         prediction.run = Some(self.name.clone());
@@ -386,7 +387,7 @@ mod tests {
         let guard = ScriptedGuard::new(right);
         evaluate(&guard, &dataset(10), &options, &mut ()).unwrap();
         let error = evaluate(&guard, &dataset(5), &options, &mut ()).unwrap_err();
-        assert!(error.to_string().contains("run.jsonl:6: not a prediction: an id of another"));
+        assert!(error.to_string().contains("run.jsonl:6: cannot be used: an id of another"));
     }
 
     #[test]

@@ -64,7 +64,7 @@ pub struct Summary {
     pub cost: Option<Cost>,
     /// The SHA-256 of the predictions: see [`Evaluation::fingerprint`].
     pub fingerprint: String,
-    /// Resampled F1s under each policy, for averages over benchmarks.
+    /// Resampled strict F1s, for averages over benchmarks.
     #[serde(skip)]
     pub(crate) draws: Vec<f64>,
 }
@@ -184,10 +184,7 @@ impl Summary {
             rows: evaluation.records().len() as u64,
             labelled: rows.0.len() as u64,
             positives: rows.0.iter().filter(|row| row.positive).count() as u64,
-            supported: rows
-                .0
-                .iter()
-                .any(|row| row.record.verdict.answer(task) != Answer::Unsupported),
+            supported: evaluation.supports(task),
             scores,
             f1_interval: Interval::of_draws(&draws).filter(|_| scores[0].f1_defined),
             precision_interval: Interval::wilson(strict.precision()),

@@ -124,6 +124,9 @@ fn fault_t54_a_bad_row_is_named_and_no_benchmark_is_made_of_the_rest() {
         open("e.jsonl", b"{\"prompt\":1}\n"),
         "e.jsonl:1: field `prompt` must be a string, found a number"
     );
+    assert_eq!(open("m.csv", b"id,prompt,prompt\n1,a,b\n"), "m.csv:1: two columns have one name");
+    let twice = open("n.jsonl", b"{\"prompt\":\"a\",\"prompt\":\"b\"}\n");
+    assert!(twice.starts_with("n.jsonl:1: repeated field"), "{twice}");
     let deep = format!("{{\"prompt\":{}", "[".repeat(100_000));
     assert!(open("f.jsonl", deep.as_bytes()).starts_with("f.jsonl:1: bad JSON"));
     assert_eq!(open("g.json", b"[{\"prompt\":\"a\"}"), "g.json:2: the JSON is cut off");

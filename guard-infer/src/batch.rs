@@ -9,9 +9,12 @@ use guard_core::{
 };
 
 use crate::error::GenerateError;
-use crate::generator::LlamaGenerator;
 use crate::repetition::RepetitionDetector;
 use crate::sampler::Sampler;
+
+/// The most tokens of prompts that are held side by side, padding and samples included: it bounds
+/// the cache. A single longer prompt is read alone.
+pub(crate) const MAX_TOKENS: usize = 8192;
 
 /// What all texts of a group share.
 pub(crate) struct Batch<'a> {
@@ -67,7 +70,7 @@ impl<'a> Batch<'a> {
             .flat_map(|prompt| (0..samples).map(move |sample| (prompt, sample)))
             .collect();
         let width = prompts.iter().map(|ids| ids.len()).max().unwrap_or(1);
-        let rows = (LlamaGenerator::MAX_GROUP_TOKENS / width.max(1)).clamp(1, self.max_rows);
+        let rows = (MAX_TOKENS / width.max(1)).clamp(1, self.max_rows);
         let waves = texts.chunks(rows).flat_map(|wave| {
             let forks: Vec<usize> = wave.iter().map(|(prompt, _)| *prompt).collect();
             let logits = forks.iter().map(|&prompt| logits[prompt].clone()).collect();

@@ -11,7 +11,7 @@ use guard_core::{
     TokenizerError,
 };
 
-use crate::batch::Batch;
+use crate::batch::{Batch, MAX_TOKENS};
 use crate::error::{BuildError, GenerateError};
 
 /// Continues prompts with a LLaMA model and its tokenizer.
@@ -60,10 +60,6 @@ impl LlamaGenerator {
 
     /// How many tokens of prompts the model reads in one go unless told otherwise.
     pub const DEFAULT_PREFILL_TOKENS: usize = 1024;
-
-    /// The most tokens of prompts that are held side by side, padding and samples included: it
-    /// bounds the cache. A single longer prompt is read alone.
-    pub(crate) const MAX_GROUP_TOKENS: usize = 8192;
 
     /// A generator from a model and its tokenizer.
     ///
@@ -192,7 +188,7 @@ impl LlamaGenerator {
                 // Each prompt has a token for each piece in which the group is read.
                 let pieces = (rows * width).div_ceil(self.prefill_tokens);
                 rows * samples <= self.max_rows
-                    && rows * samples * width <= Self::MAX_GROUP_TOKENS
+                    && rows * samples * width <= MAX_TOKENS
                     && pieces <= prompts[group[0]].1.len()
             };
             match groups.last_mut().filter(|group| fits(group)) {

@@ -7,13 +7,12 @@ mod lines;
 mod parquet;
 mod row;
 
+use std::collections::HashSet;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-
-use serde_json::{Map, Value};
 
 use crate::row::{RowFault, json_fault};
 use crate::source::SourceError;
@@ -196,6 +195,10 @@ impl TableFile {
             .iter()
             .map(|name| name.trim_start_matches('\u{feff}').to_owned())
             .collect::<Vec<_>>();
+        let names: HashSet<&String> = header.iter().collect();
+        if names.len() < header.len() {
+            return Err(self.fault(1, ElementError::Row(RowFault::RepeatedColumn)));
+        }
         let mut failed = false;
         let mut records = reader.into_records();
         Ok(self.named(std::iter::from_fn(move || {
@@ -333,6 +336,5 @@ fn parse_object(bytes: &[u8]) -> Result<TableRow, RowFault> {
     if !text.trim_ascii_start().starts_with('{') {
         return Err(RowFault::NotAnObject);
     }
-    let fields = serde_json::from_str::<Map<String, Value>>(text);
-    fields.map(TableRow::new).map_err(|error| json_fault(&error))
+    serde_json::from_str(text).map_err(|error| json_fault(&error))
 }

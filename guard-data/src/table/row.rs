@@ -1,5 +1,9 @@
 //! One row of a file: fields by name, and what each must be.
 
+use std::fmt;
+
+use serde::de::{Error, MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use serde_json::{Map, Value};
 
 use super::ElementError;
@@ -112,6 +116,33 @@ impl TableRow {
             _ => None,
         };
         found.ok_or_else(|| wrong(field, "a boolean", value))
+    }
+}
+
+/// A JSON object whose fields have different names: of two with one name, one would be lost.
+impl<'de> Deserialize<'de> for TableRow {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields;
+
+        impl<'de> Visitor<'de> for Fields {
+            type Value = TableRow;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<TableRow, A::Error> {
+                let mut fields = Map::new();
+                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                    if fields.insert(name, value).is_some() {
+                        return Err(A::Error::custom("repeated field"));
+                    }
+                }
+                Ok(TableRow::new(fields))
+            }
+        }
+
+        deserializer.deserialize_map(Fields)
     }
 }
 

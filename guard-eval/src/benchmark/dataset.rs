@@ -1,6 +1,5 @@
 //! The rows of a benchmark, ready to be judged.
 
-use std::collections::HashMap;
 use std::path::Path;
 
 use guard_core::Task;
@@ -8,6 +7,7 @@ use guard_data::{RowFault, Sample, SampleSource, SourceError, TableFile};
 
 use super::{Benchmark, original, reference};
 use crate::error::EvalError;
+use crate::evaluation::check_ids;
 
 /// The labelled rows of a published benchmark, or of a set of one's own.
 ///
@@ -99,12 +99,7 @@ impl Dataset {
         if rows.is_empty() {
             return Err(EvalError::Empty { dataset: name });
         }
-        let mut seen = HashMap::new();
-        for (index, row) in rows.iter().enumerate() {
-            if let Some(first) = seen.insert(row.sample.id.as_str(), index) {
-                return Err(EvalError::RepeatedId { dataset: name, rows: [first, index] });
-            }
-        }
+        check_ids(&name, rows.iter().map(|row| row.sample.id.as_str()))?;
         Ok(Self { name, benchmark, rows })
     }
 

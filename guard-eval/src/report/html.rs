@@ -6,10 +6,10 @@ use guard_core::Task;
 
 use super::Report;
 use super::svg::{Axis, Bar, COLOURS, Plot, Point, Series, bars, escape, round_end};
-use super::table::{Table, percent, tables, task_title};
+use super::table::{Table, breakdown, tables, task_title};
 use crate::published::{Published, PublishedTable};
 use crate::scoring::ScoringPolicy;
-use crate::summary::{Slice, Summary};
+use crate::summary::Summary;
 
 const STYLE: &str = include_str!("report.css");
 
@@ -31,7 +31,7 @@ pub(super) fn render(report: &Report, published: &Published) -> String {
     }
     tables(report).iter().for_each(|table| write_table(&mut body, table));
     body.push_str(&confusions(report));
-    body.push_str(&slices(report));
+    body.push_str(&folded_breakdown(report));
     body.push_str(&beside_the_paper(report, published));
     format!(
         "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
@@ -71,9 +71,14 @@ fn f1_bars(report: &Report) -> String {
         },
         colour: colour(report, &summary.system),
     };
-    let supported = report.summaries.iter().filter(|summary| summary.supported);
-    let shown: Vec<Bar> = supported.map(bar).collect();
+    let shown: Vec<Bar> = scored(report).map(bar).collect();
     bars("F1 in percent, with intervals", &shown)
+}
+
+/// The results that have an F1.
+fn scored(report: &Report) -> impl Iterator<Item = &Summary> {
+    let defined = |summary: &&Summary| summary.score(report.policy).f1_defined;
+    report.summaries.iter().filter(|summary| summary.supported).filter(defined)
 }
 
 /// The curves of each dataset, and F1 against latency.
@@ -115,33 +120,21 @@ fn dataset_plots(report: &Report, (dataset, task): (&str, Task)) -> String {
     let reliability =
         of(&|ranked| ranked.reliability.iter().map(|b| (b.mean_score, b.positive_rate)).collect());
     let share = |title| Axis { title, from: 0.0, to: 1.0 };
-    let plot = |kind: &str, x, y| (format!("{kind}: {dataset}"), share(x), share(y));
     let mut out = String::new();
-    for (name, x, y, series, kind) in [
-        ("Precision and recall", "recall", "precision", pr, Kind::Curve),
-        ("ROC", "false positive rate", "recall", roc, Kind::Diagonal),
-        ("Reliability", "mean probability", "share of positives", reliability, Kind::Marks),
-    ] {
-        let (title, x, y) = plot(name, x, y);
-        let plot = Plot { title: &title, x, y };
-        let svg = match kind {
-            Kind::Curve => plot.lines(&series, false),
-            Kind::Diagonal => plot.lines(&series, true),
-            Kind::Marks => plot.marks(&series, true),
-        };
-        figure(&mut out, "", &svg);
-    }
+    let title = format!("Precision and recall: {dataset}");
+    let plot = Plot { title: &title, x: share("recall"), y: share("precision") };
+    figure(&mut out, "", &plot.lines(&pr, false));
+    let title = format!("ROC: {dataset}");
+    let plot = Plot { title: &title, x: share("false positive rate"), y: share("recall") };
+    figure(&mut out, "", &plot.lines(&roc, true));
+    let title = format!("Reliability: {dataset}");
+    let plot = Plot { title: &title, x: share("mean probability"), y: share("share of positives") };
+    figure(&mut out, "", &plot.marks(&reliability, true));
     out
 }
 
-enum Kind {
-    Curve,
-    Diagonal,
-    Marks,
-}
-
 fn latency_plot(report: &Report) -> String {
-    let points = report.summaries.iter().filter_map(|summary| {
+    let points = scored(report).filter_map(|summary| {
         let latency = summary.cost?.latency_p50_ms;
         Some(Series {
             name: format!("{} on {}", summary.system, summary.dataset),
@@ -165,6 +158,10 @@ fn latency_plot(report: &Report) -> String {
 }
 
 fn write_table(out: &mut String, table: &Table) {
+    let _ = write!(out, "<h2>{}</h2>{}", escape(&table.title), table_body(table));
+}
+
+fn table_body(table: &Table) -> String {
     let class = |column: usize| if column < table.names { r#" class="name""# } else { "" };
     let header: String = table
         .header
@@ -172,19 +169,16 @@ fn write_table(out: &mut String, table: &Table) {
         .enumerate()
         .map(|(column, name)| format!("<th{}>{}</th>", class(column), escape(name)))
         .collect();
-    let row = |row: &Vec<String>| {
+    let row = |(number, row): (usize, &Vec<String>)| {
+        let faint = table.faint.get(number) == Some(&true);
         let cells = row.iter().enumerate();
         let cells: String = cells
             .map(|(column, cell)| format!("<td{}>{}</td>", class(column), escape(cell)))
             .collect();
-        format!("<tr>{cells}</tr>")
+        format!("<tr{}>{cells}</tr>", if faint { r#" class="faint""# } else { "" })
     };
-    let rows: String = table.rows.iter().map(row).collect();
-    let _ = write!(
-        out,
-        r#"<h2>{}</h2><div class="scroll"><table><tr>{header}</tr>{rows}</table></div>"#,
-        escape(&table.title)
-    );
+    let rows: String = table.rows.iter().enumerate().map(row).collect();
+    format!(r#"<div class="scroll"><table><tr>{header}</tr>{rows}</table></div>"#)
 }
 
 fn confusions(report: &Report) -> String {
@@ -216,36 +210,16 @@ fn confusions(report: &Report) -> String {
     )
 }
 
-/// Parts of the rows, those with few rows greyed.
-fn slices(report: &Report) -> String {
-    let mut rows = String::new();
-    for summary in &report.summaries {
-        for slice in &summary.slices {
-            let few = if slice.labelled < Slice::FEW { r#" class="few""# } else { "" };
-            let counts = slice.counts;
-            let negatives = counts.false_positive_rate();
-            let alarms =
-                if negatives.is_defined() { percent(negatives.value()) } else { "-".to_owned() };
-            let _ = write!(
-                rows,
-                r#"<tr><td class="name">{}</td><td class="name">{}</td><td class="name">{}</td><td class="name">{}</td><td{few}>{}</td><td{few}>{}</td><td{few}>{}</td><td{few}>{alarms}</td><td{few}>{}</td></tr>"#,
-                escape(&summary.dataset),
-                escape(&summary.system),
-                escape(&slice.dimension),
-                escape(&slice.value),
-                slice.labelled,
-                percent(counts.f1().value()),
-                percent(counts.recall().value()),
-                slice.undetermined,
-            );
-        }
-    }
-    if rows.is_empty() {
-        return rows;
+/// Parts of the rows, folded away: there may be hundreds.
+fn folded_breakdown(report: &Report) -> String {
+    let table = breakdown(report);
+    if table.rows.is_empty() {
+        return String::new();
     }
     format!(
-        r#"<h2>Breakdown (policy strict)</h2><p>Numbers from fewer than {} rows are greyed.</p><details><summary>Show all parts</summary><div class="scroll"><table><tr><th class="name">benchmark</th><th class="name">system</th><th class="name">by</th><th class="name">part</th><th>rows</th><th>F1</th><th>recall</th><th>FPR</th><th>undetermined</th></tr>{rows}</table></div></details>"#,
-        Slice::FEW
+        "<h2>{}</h2><details><summary>Show all parts</summary>{}</details>",
+        escape(&table.title),
+        table_body(&table)
     )
 }
 

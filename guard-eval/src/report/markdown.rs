@@ -3,10 +3,11 @@
 use guard_core::is_hidden;
 
 use super::Report;
-use super::table::{Table, tables};
+use super::table::{Table, breakdown, tables};
 
 pub(super) fn render(report: &Report) -> String {
-    let tables: Vec<String> = tables(report).iter().map(render_table).collect();
+    let parts = Some(breakdown(report)).filter(|table| !table.rows.is_empty());
+    let tables: Vec<String> = tables(report).iter().chain(&parts).map(render_table).collect();
     format!("# Evaluation\n\n{}", tables.join("\n"))
 }
 

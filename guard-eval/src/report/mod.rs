@@ -261,8 +261,8 @@ fn comparisons(questions: &[(&Evaluation, Task)], bootstrap: Bootstrap) -> Vec<P
     let mut pairs = Vec::new();
     for (place, (first, task)) in questions.iter().enumerate() {
         for (second, other) in &questions[place + 1..] {
-            let same_rows = first.dataset() == second.dataset() && task == other;
-            if same_rows && first.system() != second.system() {
+            let same = first.dataset() == second.dataset() && task == other;
+            if same && first.supports(*task) && second.supports(*task) {
                 pairs.push((*first, *second, *task, pair_rows(first, second, *task)));
             }
         }

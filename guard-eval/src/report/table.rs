@@ -3,10 +3,11 @@
 use guard_core::Task;
 
 use super::Report;
-use crate::benchmark::BENCHMARKS;
+use crate::benchmark::{BENCHMARKS, Benchmark};
+use crate::confusion::Ratio;
 use crate::interval::Interval;
 use crate::scoring::ScoringPolicy;
-use crate::summary::{PolicyScore, Summary};
+use crate::summary::{PolicyScore, Slice, Summary};
 
 /// A table of texts.
 pub(super) struct Table {
@@ -16,6 +17,8 @@ pub(super) struct Table {
     pub(super) rows: Vec<Vec<String>>,
     /// How many of the first columns are names.
     pub(super) names: usize,
+    /// Which rows rest on so little that they are shown faintly; empty for none.
+    pub(super) faint: Vec<bool>,
 }
 
 /// All tables of a report that are not empty.
@@ -50,7 +53,6 @@ fn scores(report: &Report, task: Task) -> Table {
             ScoringPolicy::Strict => range(interval),
             _ => dash(),
         };
-        let share = |share: Option<f64>| share.map_or_else(dash, percent);
         let both = score.recall.is_some() && score.specificity.is_some();
         vec![
             summary.dataset.clone(),
@@ -84,6 +86,7 @@ fn scores(report: &Report, task: Task) -> Table {
         ],
         rows: of_task.map(row).collect(),
         names: 2,
+        faint: Vec::new(),
     }
 }
 
@@ -135,6 +138,7 @@ fn averages(report: &Report) -> Table {
         ],
         rows,
         names: 2,
+        faint: Vec::new(),
     }
 }
 
@@ -168,13 +172,13 @@ fn policies(report: &Report) -> Table {
         ],
         rows: report.summaries.iter().map(row).collect(),
         names: 2,
+        faint: Vec::new(),
     }
 }
 
 fn ranked(report: &Report) -> Table {
     let rows = report.summaries.iter().filter_map(|summary| {
         let ranked = summary.ranked.as_ref()?;
-        let share = |value: Option<f64>| value.map_or_else(dash, percent);
         Some(vec![
             summary.dataset.clone(),
             summary.system.clone(),
@@ -206,6 +210,7 @@ fn ranked(report: &Report) -> Table {
         ],
         rows: rows.collect(),
         names: 2,
+        faint: Vec::new(),
     }
 }
 
@@ -237,6 +242,7 @@ fn costs(report: &Report) -> Table {
         ],
         rows: rows.collect(),
         names: 2,
+        faint: Vec::new(),
     }
 }
 
@@ -251,6 +257,7 @@ fn reasons(report: &Report) -> Table {
         header: vec!["benchmark", "system", "reason", "rows"],
         rows: rows.collect(),
         names: 3,
+        faint: Vec::new(),
     }
 }
 
@@ -278,12 +285,57 @@ fn comparisons(report: &Report) -> Table {
         header: vec!["benchmark", "systems", "F1", "95 %", "only one right", "p", "adjusted"],
         rows: rows.collect(),
         names: 2,
+        faint: Vec::new(),
+    }
+}
+
+/// Parts of the rows of each result.
+pub(super) fn breakdown(report: &Report) -> Table {
+    let parts: Vec<(&Summary, &Slice)> = report
+        .summaries
+        .iter()
+        .flat_map(|summary| summary.slices.iter().map(move |slice| (summary, slice)))
+        .collect();
+    let row = |&(summary, slice): &(&Summary, &Slice)| {
+        let counts = slice.counts;
+        let of = |ratio: Ratio| share(ratio.is_defined().then(|| ratio.value()));
+        vec![
+            summary.dataset.clone(),
+            summary.system.clone(),
+            slice.dimension.clone(),
+            slice.value.clone(),
+            slice.labelled.to_string(),
+            of(counts.f1()),
+            of(counts.recall()),
+            of(counts.false_positive_rate()),
+            slice.undetermined.to_string(),
+        ]
+    };
+    Table {
+        title: format!("Breakdown (policy strict; faint below {} rows)", Slice::FEW),
+        header: vec![
+            "benchmark",
+            "system",
+            "by",
+            "part",
+            "rows",
+            "F1",
+            "recall",
+            "FPR",
+            "undetermined",
+        ],
+        rows: parts.iter().map(row).collect(),
+        names: 4,
+        faint: parts.iter().map(|(_, slice)| slice.labelled < Slice::FEW).collect(),
     }
 }
 
 fn provenance(report: &Report) -> Table {
     let row = |summary: &Summary| {
         let known = summary.benchmark;
+        let yes = |is: fn(&Benchmark) -> bool| {
+            known.map_or_else(dash, |b| if is(b) { "yes" } else { "no" }.to_owned())
+        };
         vec![
             summary.dataset.clone(),
             summary.system.clone(),
@@ -291,7 +343,8 @@ fn provenance(report: &Report) -> Table {
             summary.rows.to_string(),
             known.map_or_else(dash, |benchmark| benchmark.labelled_by.to_owned()),
             known.map_or_else(dash, |benchmark| benchmark.licence.to_owned()),
-            known.map_or_else(dash, |b| if b.in_distribution { "yes" } else { "no" }.to_owned()),
+            yes(|benchmark| benchmark.in_distribution),
+            yes(|benchmark| benchmark.adversarial),
         ]
     };
     Table {
@@ -304,17 +357,23 @@ fn provenance(report: &Report) -> Table {
             "labels by",
             "licence",
             "in training distribution",
+            "adversarial",
         ],
         rows: report.summaries.iter().map(row).collect(),
         names: 3,
+        faint: Vec::new(),
     }
 }
 
 fn f1(score: &PolicyScore) -> String {
-    if score.f1_defined { percent(score.f1) } else { dash() }
+    share(score.f1_defined.then_some(score.f1))
 }
 
-pub(super) fn percent(share: f64) -> String {
+fn share(share: Option<f64>) -> String {
+    share.map_or_else(dash, percent)
+}
+
+fn percent(share: f64) -> String {
     format!("{:.2}", 100.0 * share)
 }
 
