@@ -9,8 +9,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use guard_eval::guard_data::JsonLinesSource;
 use guard_eval::{
-    Bootstrap, Dataset, Evaluation, PredictionFile, Report, RunOptions, RunProgress, ScoringPolicy,
-    benchmark, evaluate, find_predictions, read_predictions,
+    BENCHMARKS, Bootstrap, Dataset, Evaluation, PredictionFile, Report, RunOptions, RunProgress,
+    ScoringPolicy, benchmark, evaluate, find_predictions, read_predictions,
 };
 use guard_examples::lines::{self, Outcome};
 use guard_examples::model::DeviceArguments;
@@ -127,7 +127,10 @@ fn open(argument: &str) -> Outcome<Dataset> {
     let Some((name, path)) = argument.split_once('=') else {
         return Ok(Dataset::from_source(&JsonLinesSource::new(argument))?);
     };
-    let known = benchmark(name).ok_or_else(|| format!("unknown benchmark `{name}`"))?;
+    let known = benchmark(name).ok_or_else(|| {
+        let names: Vec<&str> = BENCHMARKS.iter().map(|known| known.name).collect();
+        format!("unknown benchmark `{name}`: expected one of {}", names.join(", "))
+    })?;
     let dataset = Dataset::open(known, path)?;
     dataset.check_row_count()?;
     Ok(dataset)

@@ -7,6 +7,7 @@ use guard_core::Task;
 use super::Report;
 use super::svg::{Axis, Bar, COLOURS, Plot, Point, Series, bars, escape, round_end};
 use super::table::{Table, breakdown, tables, task_title};
+use crate::benchmark::BENCHMARKS;
 use crate::published::{Published, PublishedTable};
 use crate::scoring::ScoringPolicy;
 use crate::summary::Summary;
@@ -237,6 +238,7 @@ fn beside_the_paper(report: &Report, published: &Published) -> String {
     if out.is_empty() {
         return out;
     }
+    out.push_str(&paper_means(report, published));
     format!(
         "<h2>Beside the published results</h2><p>{} The runs of this report come first, by the \
          policy <b>reference</b>, which counts as those tables were counted.</p>{out}",
@@ -251,6 +253,30 @@ fn is_of(summary: &Summary, system: &str, table: &PublishedTable, name: &str) ->
         && summary.supported
         && summary.task == table.task
         && summary.benchmark.is_some_and(|benchmark| benchmark.name == name)
+}
+
+/// The means of the three questions, with those of the run that are over all benchmarks.
+fn paper_means(report: &Report, published: &Published) -> String {
+    let row = |class: &str, system: &str, mean: f64| {
+        let system = escape(system);
+        format!(
+            r#"<tr><td class="name{class}">{system}</td><td class="{class}">{mean:.2}</td></tr>"#
+        )
+    };
+    let whole = report.macros.iter().filter(|mean| mean.benchmarks == BENCHMARKS.len());
+    let reference = ScoringPolicy::Reference as usize;
+    let ours: String =
+        whole.map(|mean| row(" ours", &mean.system, 100.0 * mean.f1[reference])).collect();
+    let averages = &published.averages;
+    let theirs: String = averages
+        .systems
+        .iter()
+        .map(|system| row("", &system.system, system.macro_average))
+        .collect();
+    format!(
+        r#"<h3>Mean of the three questions (paper, table {})</h3><div class="scroll"><table><tr><th class="name">system</th><th>mean F1</th></tr>{ours}{theirs}</table></div>"#,
+        averages.paper_table
+    )
 }
 
 fn paper_table(report: &Report, table: &PublishedTable) -> String {
