@@ -7,14 +7,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
-use guard_eval::guard_data::JsonLinesSource;
 use guard_eval::{
-    BENCHMARKS, Bootstrap, Dataset, Evaluation, PredictionFile, Report, RunOptions, RunProgress,
-    ScoringPolicy, benchmark, evaluate, find_predictions, read_predictions,
+    Bootstrap, Dataset, Evaluation, PredictionFile, Report, RunOptions, RunProgress, ScoringPolicy,
+    evaluate, find_predictions, read_predictions,
 };
 use guard_examples::lines::{self, Outcome};
 use guard_examples::model::DeviceArguments;
 use guard_examples::progress;
+use guard_examples::sources::open_benchmark;
 use guard_infer::{Guard, GuardBuilder, JudgeOptions};
 
 #[global_allocator]
@@ -69,7 +69,7 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     arguments.report.iter().try_for_each(|path| check_ending(path))?;
     let mut datasets: Vec<Dataset> = Vec::new();
     for argument in &arguments.benchmark {
-        let dataset = open(argument)?;
+        let dataset = open_benchmark(argument)?;
         if datasets.iter().any(|other| other.name() == dataset.name()) {
             return Err(format!("two datasets are called `{}`", dataset.name()).into());
         }
@@ -123,18 +123,6 @@ fn score(file: PredictionFile, datasets: &[Dataset]) -> Outcome<Evaluation> {
 }
 
 /// `NAME=FILE` of a published benchmark, or the file of samples of one's own.
-fn open(argument: &str) -> Outcome<Dataset> {
-    let Some((name, path)) = argument.split_once('=') else {
-        return Ok(Dataset::from_source(&JsonLinesSource::new(argument))?);
-    };
-    let known = benchmark(name).ok_or_else(|| {
-        let names: Vec<&str> = BENCHMARKS.iter().map(|known| known.name).collect();
-        format!("unknown benchmark `{name}`: expected one of {}", names.join(", "))
-    })?;
-    let dataset = Dataset::open(known, path)?;
-    dataset.check_row_count()?;
-    Ok(dataset)
-}
 
 fn judge(guard: &dyn Guard, dataset: &Dataset, arguments: &Arguments) -> Outcome<Evaluation> {
     let name = dataset.name();

@@ -3,6 +3,7 @@
 pub mod lines;
 pub mod model;
 pub mod progress;
+pub mod sources;
 pub mod terminal;
 
 /// The Rust of the guide and of the README: `cargo test -p guard-examples --doc` compiles it.

@@ -57,6 +57,12 @@ impl Task {
         }
     }
 
+    /// The number of the task in the instruction: 1, 2 or 3.
+    #[must_use]
+    pub fn number(self) -> u32 {
+        self as u32 + 1
+    }
+
     /// Whether the task can be answered for an exchange without a response.
     #[must_use]
     pub fn needs_response(self) -> bool {

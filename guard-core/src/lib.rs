@@ -35,7 +35,10 @@ pub use generate::{
 pub use guard::{Guard, GuardError, GuardInfo, JudgeOptions};
 pub use label::{Completion, Harm, Label, LabelError, Labels, Task};
 pub use policy::{Action, Cause, Decision, Policy};
-pub use prompt::{INSTRUCTION, Prompt, PromptStyle, Segment, UnknownPromptStyle, read_input};
+pub use prompt::{
+    INSTRUCTION, Prompt, PromptStyle, ReasoningMode, Segment, UnknownPromptStyle, read_input,
+    write_input,
+};
 pub use reasoning::{Reasoning, Step, TaskReasoning};
 pub use verdict::{Answer, Judged, Reason, Verdict};
 pub use visible::{is_hidden, visible};

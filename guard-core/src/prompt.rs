@@ -23,6 +23,34 @@ const NO_RESPONSE: &str = "None";
 const REQUEST_HEADER: &str = "Human user:\n";
 const RESPONSE_HEADER: &str = "\n\nAI assistant:\n";
 
+/// How much a guard writes before its answers, and how it is told to.
+///
+/// A model can learn several at once from one set of traces; the words behind the instruction
+/// then say which is wanted. The published weights know [`ReasoningMode::Full`] only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum ReasoningMode {
+    /// All steps: the instruction as it is.
+    #[default]
+    Full,
+    /// One sentence a task.
+    Sentence,
+    /// The answers at once.
+    LabelOnly,
+}
+
+impl ReasoningMode {
+    /// The instruction of this mode, with the newline at its end.
+    #[must_use]
+    pub fn instruction(self) -> Cow<'static, str> {
+        let words = match self {
+            Self::Full => return Cow::Borrowed(INSTRUCTION),
+            Self::Sentence => "Reason in one sentence for each task.",
+            Self::LabelOnly => "Give the answers at once, without reasoning.",
+        };
+        Cow::Owned(format!("{INSTRUCTION}{words}\n"))
+    }
+}
+
 /// A piece of a prompt. `Debug` shows the length of an untrusted one only.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub enum Segment {
@@ -183,6 +211,14 @@ pub fn read_input(input: &str) -> Option<Exchange> {
     })
 }
 
+/// Writes the `input` field of the reference's files: what [`read_input`] reads. Of a longer
+/// conversation only the request and the response to it are written.
+#[must_use]
+pub fn write_input(exchange: &Exchange) -> String {
+    let response = exchange.response().unwrap_or(NO_RESPONSE);
+    format!("{REQUEST_HEADER}{}{RESPONSE_HEADER}{response}\n\n", exchange.request())
+}
+
 impl fmt::Display for PromptStyle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
@@ -223,7 +259,8 @@ mod tests {
     fn inputs_are_read_back() {
         let rendered = |exchange: &Exchange| {
             let prompt = PromptStyle::Benchmark.render(exchange).to_string();
-            prompt.strip_prefix(INSTRUCTION).unwrap().strip_prefix('\n').unwrap().to_owned()
+            assert_eq!(prompt, format!("{INSTRUCTION}\n{}", write_input(exchange)));
+            write_input(exchange)
         };
         for exchange in [
             Exchange::prompt("hi"),
@@ -246,6 +283,15 @@ mod tests {
         assert_eq!(INSTRUCTION.chars().count(), 490);
         assert!(INSTRUCTION.starts_with("You are a classifier for analyzing"));
         assert!(INSTRUCTION.ends_with("Keep consistency between the reasoning and the Answers.\n"));
+    }
+
+    #[test]
+    fn modes_add_a_line_to_the_instruction() {
+        assert_eq!(ReasoningMode::Full.instruction(), INSTRUCTION);
+        let short = ReasoningMode::LabelOnly.instruction();
+        let line = short.strip_prefix(INSTRUCTION).unwrap();
+        assert_eq!(line, "Give the answers at once, without reasoning.\n");
+        assert_ne!(short, ReasoningMode::Sentence.instruction());
     }
 
     #[test]

@@ -91,6 +91,12 @@ pub enum SourceError {
         /// What is wrong with it.
         fault: RowFault,
     },
+    /// An observer ended the work.
+    #[error("stopped after {done} rows")]
+    Stopped {
+        /// The rows that were done.
+        done: u64,
+    },
     /// A source that is not of this crate failed.
     #[error("the source `{name}` failed")]
     Other {
@@ -109,6 +115,10 @@ fn unreadable(format: Option<TableFormat>) -> &'static str {
 }
 
 impl SourceError {
+    pub(crate) fn row(path: &Path, line: u64, fault: RowFault) -> Self {
+        Self::Row { path: path.to_owned(), line, fault }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         Self::Io { action, path: path.to_owned(), source }
     }

@@ -271,7 +271,7 @@ fn answers(verdict: &Verdict) -> String {
 /// The label's word, as the reference's files have it, or a block where there may be several.
 fn label_text(labels: Labels, tasks: &[Task]) -> String {
     fn answer<L>(label: Option<L>) -> Answer<L> {
-        label.map_or(Answer::NotApplicable, Answer::Given)
+        label.map_or(Answer::Unsupported, Answer::Given)
     }
     let word = match tasks {
         [Task::Request] => labels.request.map(Label::word),

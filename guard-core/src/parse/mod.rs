@@ -35,7 +35,7 @@ use answers::{Block, answer_block, read};
 use reasoning::{heading, parse_reasoning};
 
 use crate::label::{Completion, Harm, Label, Task};
-use crate::reasoning::Reasoning;
+use crate::reasoning::{Reasoning, TaskReasoning};
 use crate::verdict::Answer;
 
 /// What a generated text says.
@@ -88,8 +88,8 @@ pub fn parse_output(text: &str) -> ParsedOutput {
     }
 }
 
-/// Writes what [`parse_output`] reads: reasoning, and behind it a block of the answers that were
-/// given. What was not given has no line.
+/// Writes what [`parse_output`] reads: reasoning, and behind it a block of answers. What does not
+/// apply is `None` in the block; what is undetermined or unsupported has no line.
 #[must_use]
 pub fn write_output(
     reasoning: &str,
@@ -100,11 +100,39 @@ pub fn write_output(
     let mut text = reasoning.trim_end().to_owned();
     text.push_str(if text.is_empty() { "Answers: \n" } else { "\n\nAnswers: \n" });
     let lines = [
-        request.given().map(|label| format!("Request: {label}\n")),
-        completion.given().map(|label| format!("Completion: {label}\n")),
-        response.given().map(|label| format!("Response: {label}\n")),
+        answer_line("Request", request),
+        answer_line("Completion", completion),
+        answer_line("Response", response),
     ];
     text.extend(lines.into_iter().flatten());
+    text
+}
+
+fn answer_line<L: Label>(name: &str, answer: Answer<L>) -> Option<String> {
+    match answer {
+        Answer::Given(label) => Some(format!("{name}: {label}\n")),
+        Answer::NotApplicable => Some(format!("{name}: None\n")),
+        Answer::Unsupported | Answer::Undetermined(_) => None,
+    }
+}
+
+/// Writes reasoning as the models write it: a heading for each task, its steps and, where it has
+/// one, its conclusion. [`parse_output`] reads the same tasks, but for texts that are themselves
+/// headings; what belongs to no task is left out.
+#[must_use]
+pub fn write_reasoning(tasks: &[TaskReasoning]) -> String {
+    let mut text = String::new();
+    for task in tasks {
+        let Some(number) = task.task.map(Task::number) else { continue };
+        text.push_str(&format!("# Task {number}\n\n"));
+        for (step, number) in task.steps.iter().zip(1..) {
+            text.push_str(&format!("## Reasoning Step {number}\n{}\n\n", step.text));
+        }
+        if let Some(conclusion) = &task.conclusion {
+            text.push_str(&format!("## Conclusion\n{conclusion}\n\n"));
+        }
+    }
+    text.truncate(text.trim_end().len());
     text
 }
 
@@ -208,6 +236,20 @@ mod tests {
         assert_eq!(tasks[1].conclusion.as_deref(), Some("refusal"));
         assert_eq!(tasks[2].task, Some(Task::Response));
         assert_eq!(parsed.consistent(), Some(true));
+    }
+
+    #[test]
+    fn written_reasoning_is_read_again() {
+        let text = "# Task 1\n\n## Reasoning Step 1\nIt asks.\n\n## Reasoning Step 2\nIt harms.\n\n\
+                    ## Conclusion\nharmful\n\n# Task 3\n\n## Reasoning Step 1\nNothing there.";
+        let tasks = parse_output(text).reasoning.tasks;
+        assert_eq!(write_reasoning(&tasks), text);
+        let (given, none) = (Answer::Given(Harm::Harmful), Answer::NotApplicable);
+        let whole = write_output(text, given, none, Answer::NotApplicable);
+        assert!(
+            whole.ends_with("\n\nAnswers: \nRequest: harmful\nCompletion: None\nResponse: None\n")
+        );
+        assert_eq!(parse_output(&whole).reasoning.tasks, tasks);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Files of rows as published sets come: CSV, JSON lines, JSON arrays and Parquet, plain or
 //! compressed. A row is fields by name, whatever the format; what the fields mean is for others.
 
+mod ahead;
 mod elements;
 mod lines;
 #[cfg(feature = "parquet")]
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::row::{RowFault, json_fault};
 use crate::source::SourceError;
+use ahead::Ahead;
 use elements::Elements;
 pub(crate) use lines::Lines;
 pub use row::TableRow;
@@ -72,6 +74,9 @@ enum Compression {
 /// The most bytes of one row: what a hostile file can make a reader hold.
 pub(crate) const ROW_LIMIT: usize = 16 << 20;
 
+/// The bytes that are asked of the system at a time.
+const BUFFER: usize = 64 << 10;
+
 /// The most bytes that a compressed file may unfold to.
 const UNFOLDED_LIMIT: u64 = 16 << 30;
 
@@ -119,7 +124,9 @@ impl TableFile {
     pub fn rows(&self) -> Result<TableRows<'_>, SourceError> {
         match self.format {
             TableFormat::Csv => self.csv(),
-            TableFormat::JsonLines => Ok(self.lines(BufReader::new(self.reader()?))),
+            TableFormat::JsonLines => {
+                Ok(self.lines(BufReader::with_capacity(BUFFER, self.reader()?)))
+            }
             TableFormat::Json => self.json(),
             #[cfg(feature = "parquet")]
             TableFormat::Parquet => parquet::rows(&self.path),
@@ -146,25 +153,25 @@ impl TableFile {
     }
 
     fn json(&self) -> Result<TableRows<'_>, SourceError> {
-        let mut reader = BufReader::new(self.reader()?);
+        let mut reader = BufReader::with_capacity(BUFFER, self.reader()?);
         let failed = |error| SourceError::io("read", &self.path, error);
         skip_mark(&mut reader).map_err(failed)?;
         if skip_blank(&mut reader).map_err(failed)? != Some(b'[') {
             return Ok(self.lines(reader));
         }
         reader.consume(1);
-        Ok(self.named(Elements::new(reader)))
+        Ok(self.named(Ahead::new(Elements::new(reader))))
     }
 
     fn lines<'a>(&'a self, reader: impl BufRead + Send + 'a) -> TableRows<'a> {
         let mut lines = Some(Lines::new(reader, ROW_LIMIT));
-        self.named(std::iter::from_fn(move || {
+        self.named(Ahead::new(std::iter::from_fn(move || {
             let open = lines.as_mut()?;
             let row = loop {
                 match open.read_line() {
                     Ok(true) if open.line().trim_ascii().is_empty() => {}
                     Ok(true) => {
-                        break open.bounded().and_then(parse_object).map_err(ElementError::Row);
+                        break open.bounded().map(<[u8]>::to_vec).map_err(ElementError::Row);
                     }
                     Ok(false) => return None,
                     Err(error) => break Err(ElementError::Io(error)),
@@ -175,7 +182,7 @@ impl TableFile {
                 lines = None;
             }
             Some((number, row))
-        }))
+        })))
     }
 
     /// The rows with errors that name the file.
@@ -285,6 +292,9 @@ impl<R: Read> Read for Bounded<R> {
         Ok(read)
     }
 }
+
+/// The bytes of a row, not yet parsed, with its number.
+type RawRow = (u64, Result<Vec<u8>, ElementError>);
 
 /// Why one row cannot be read.
 #[derive(Debug)]

@@ -63,6 +63,23 @@ impl TableRow {
         }
     }
 
+    /// Takes the text of a field out of the row, without a copy of it.
+    pub(crate) fn take_string(&mut self, field: &'static str) -> Result<String, RowFault> {
+        self.take_optional_string(field)?.ok_or(RowFault::Missing { field })
+    }
+
+    /// The same of a field that may be missing or null.
+    pub(crate) fn take_optional_string(
+        &mut self,
+        field: &'static str,
+    ) -> Result<Option<String>, RowFault> {
+        match self.fields.get_mut(field).map(Value::take) {
+            None | Some(Value::Null) => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(other) => Err(wrong(field, "a string", &other)),
+        }
+    }
+
     /// A whole number, also where the file writes it as text or as a float without a fraction.
     ///
     /// # Errors

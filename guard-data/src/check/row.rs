@@ -1,0 +1,152 @@
+//! What is looked at in one row, apart from all others.
+
+use guard_core::{Exchange, Labels, Task, is_hidden};
+use sha2::{Digest, Sha256};
+
+use super::overlap::{Overlap, OverlapHit};
+use super::phrases::PhraseSketch;
+use super::report::Problem;
+use crate::reasoned::{ReasonedFile, ReasonedSample, labels_of};
+use crate::sample::Sample;
+use crate::source::{SampleSource, SourceError};
+use crate::statistics::Statistics;
+use crate::trace::{TraceFault, faults_of};
+use crate::words::word_hashes;
+
+/// What is checked.
+pub(super) enum Input<'a> {
+    Samples(&'a dyn SampleSource),
+    Traces(&'a ReasonedFile),
+}
+
+/// A row with its number from 1, and what it holds.
+pub(super) struct Item {
+    pub(super) row: u64,
+    pub(super) content: Result<Content, SourceError>,
+}
+
+pub(super) enum Content {
+    Sample(Sample),
+    Trace(ReasonedSample),
+}
+
+impl Input<'_> {
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Samples(source) => source.name(),
+            Self::Traces(file) => file.name(),
+        }
+    }
+
+    pub(super) fn items(&self) -> Result<Box<dyn Iterator<Item = Item> + '_>, SourceError> {
+        Ok(match self {
+            Self::Samples(source) => {
+                let rows = (1..).zip(source.samples()?);
+                Box::new(
+                    rows.map(|(row, sample)| Item { row, content: sample.map(Content::Sample) }),
+                )
+            }
+            Self::Traces(file) => {
+                let rows = (1..).zip(file.rows()?);
+                Box::new(
+                    rows.map(|(row, (_, trace))| Item { row, content: trace.map(Content::Trace) }),
+                )
+            }
+        })
+    }
+}
+
+impl Content {
+    fn exchange(&self) -> Option<Exchange> {
+        match self {
+            Self::Sample(sample) => Some(sample.exchange()),
+            Self::Trace(trace) => trace.exchange(),
+        }
+    }
+
+    /// What the user wrote.
+    pub(super) fn request(&self) -> String {
+        self.exchange().map_or_else(String::new, |exchange| exchange.request().to_owned())
+    }
+}
+
+/// What one row says.
+#[derive(Default)]
+pub(super) struct RowFacts {
+    /// The name of its set, where the row says one.
+    pub(super) source: Option<String>,
+    /// A hash of the exchange; `None` for a row that cannot be read.
+    pub(super) text: Option<u128>,
+    /// Whether the label of each task is the positive one.
+    pub(super) labels: [Option<bool>; 3],
+    pub(super) problems: Vec<Problem>,
+    pub(super) overlap: Option<OverlapHit>,
+    /// Of a row with a trace.
+    pub(super) statistics: Option<Statistics>,
+}
+
+impl RowFacts {
+    pub(super) fn of(item: &Item, overlap: &Overlap, sketch: &PhraseSketch) -> Self {
+        let mut facts = Self::default();
+        let Ok(content) = &item.content else { return facts };
+        let Some(exchange) = content.exchange() else {
+            facts.problems.push(Problem::Trace(TraceFault::NoExchange));
+            return facts;
+        };
+        let labels = match content {
+            Content::Sample(sample) => sample.labels,
+            Content::Trace(trace) => facts.read_trace(trace, exchange.response().is_some()),
+        };
+        facts.labels = Task::ALL.map(|task| labels.positive(task));
+        facts.text = Some(text_hash(&exchange));
+        facts.read_texts(&exchange);
+        if overlap.is_needed() || sketch.is_needed() {
+            let words = word_hashes(exchange.request());
+            facts.overlap = overlap.find(&words);
+            if facts.labels[0].is_some() {
+                sketch.add(&words);
+            }
+        }
+        facts
+    }
+
+    fn read_trace(&mut self, trace: &ReasonedSample, has_response: bool) -> Labels {
+        let parsed = trace.parsed();
+        let mut statistics = Statistics::default();
+        statistics.record(&trace.output, &parsed.reasoning);
+        self.source.clone_from(&trace.source);
+        self.statistics = Some(statistics);
+        let faults = faults_of(&parsed, &trace.output, &trace.input, has_response);
+        self.problems.extend(faults.into_iter().map(Problem::Trace));
+        labels_of(&parsed, has_response)
+    }
+
+    fn read_texts(&mut self, exchange: &Exchange) {
+        if hides(exchange.request()) || exchange.response().is_some_and(hides) {
+            self.problems.push(Problem::HiddenCharacters);
+        }
+        if exchange.request().trim().is_empty() {
+            self.problems.push(Problem::EmptyText);
+        }
+    }
+}
+
+/// Whether a text has characters that its readers do not see: what changes lines is seen.
+fn hides(text: &str) -> bool {
+    let ascii = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n' | b'\r' | b'\t');
+    !text.as_bytes().iter().all(ascii)
+        && text.chars().any(|c| is_hidden(c) && !matches!(c, '\n' | '\r' | '\t'))
+}
+
+/// The first half of a SHA-256 over the texts: hostile texts cannot be made to collide.
+fn text_hash(exchange: &Exchange) -> u128 {
+    let mut hasher = Sha256::new();
+    hasher.update((exchange.request().len() as u64).to_le_bytes());
+    hasher.update(exchange.request());
+    if let Some(response) = exchange.response() {
+        hasher.update([1]);
+        hasher.update(response);
+    }
+    let digest = hasher.finalize();
+    digest.iter().take(16).fold(0, |hash, byte| hash << 8 | u128::from(*byte))
+}
