@@ -4,9 +4,12 @@
 mod chat;
 mod check;
 mod json_lines;
+mod line_log;
+mod mining;
 mod mixture;
 mod observer;
 mod reasoned;
+mod replace;
 mod row;
 mod sample;
 mod source;
@@ -26,6 +29,12 @@ pub use check::{Check, CheckReport, Finding, LabelCount, PhraseOptions, Problem,
 pub use guard_core;
 pub use guard_core::{Completion, Exchange, Harm, Labels, Message, Role, Task};
 pub use json_lines::JsonLinesSource;
+pub use line_log::{LineLog, LineLogError};
+pub use mining::{
+    Chosen, EnsembleMember, GenerationFiles, GenerationRun, Generations, MergeRule, Merged, Mined,
+    Mining, MiningError, MiningReport, PreferencePair, Selection, UnknownSelection, Unparsed,
+    Votes, merge_ensemble, read_pairs, write_pairs,
+};
 pub use mixture::{Mixture, WeightError};
 pub use observer::{Observer, Progress};
 pub use reasoned::{ReasonedFile, ReasonedSample, ReasonedSamples};
