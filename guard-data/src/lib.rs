@@ -1,7 +1,6 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
-mod chat;
 mod check;
 mod json_lines;
 mod line_log;
@@ -14,20 +13,18 @@ mod row;
 mod sample;
 mod source;
 mod statistics;
+mod synthesis;
 mod table;
+mod teacher;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod trace;
 mod training;
 mod words;
 
-pub use chat::{
-    ChatClient, ChatError, ChatFinish, ChatReply, ChatRequest, ReplyFault, TokenCount,
-    TransportFault,
-};
 pub use check::{Check, CheckReport, Finding, LabelCount, PhraseOptions, Problem, TellingPhrase};
 pub use guard_core;
-pub use guard_core::{Completion, Exchange, Harm, Labels, Message, Role, Task};
+pub use guard_core::{Completion, Exchange, Harm, Labels, Message, ReasoningMode, Role, Task};
 pub use json_lines::JsonLinesSource;
 pub use line_log::{LineLog, LineLogError};
 pub use mining::{
@@ -42,6 +39,18 @@ pub use row::RowFault;
 pub use sample::Sample;
 pub use source::{InMemorySource, SampleSource, Samples, SourceError};
 pub use statistics::{Statistics, StatisticsTable};
+pub use synthesis::{
+    Asked, Estimate, ExportPaths, Exported, Journal, JournalError, MissingLabels, PROMPT_VERSION,
+    Rejection, RuleTeacher, RunEnd, SynthesisError, SynthesisObserver, SynthesisOptions,
+    SynthesisProgress, SynthesisReport, Synthesizer, with_mode,
+};
 pub use table::{TableFile, TableFormat, TableRow, TableRows, read_whole};
+#[cfg(feature = "http")]
+pub use teacher::{ApiKey, HttpChat, HttpConfigError, TokenLimitField};
+pub use teacher::{
+    Budgeted, ChatClient, ChatError, ChatFinish, ChatReply, ChatRequest, Clock, Cost, Ledger,
+    LedgerError, MemoryLedger, Prices, RateLimit, RateLimited, ReplyFault, Reservation,
+    RetryPolicy, Retrying, SystemClock, TokenCount, TransportFault, UnknownCost,
+};
 pub use trace::{TraceFault, trace_faults};
 pub use training::{TRAINING_SETS, TrainingFile, TrainingSet, training_set};

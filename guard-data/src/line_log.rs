@@ -89,6 +89,11 @@ impl LineLog {
         &self.path
     }
 
+    /// Where the next line begins, in bytes.
+    pub(crate) fn end(&self) -> u64 {
+        self.whole
+    }
+
     /// Whether the file holds nothing, not even a torn line.
     #[must_use]
     pub fn is_empty(&self) -> bool {

@@ -11,9 +11,10 @@
 //! ```
 
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use crate::chat::{ChatClient, ChatError, ChatReply, ChatRequest};
+use crate::teacher::{ChatClient, ChatError, ChatReply, ChatRequest, Clock};
 
 /// A chat client that replies what a function says, and remembers what it was asked.
 pub struct ScriptedChat<F> {
@@ -49,5 +50,41 @@ where
     fn chat(&self, request: &ChatRequest) -> Result<ChatReply, ChatError> {
         self.requests.lock().unwrap_or_else(PoisonError::into_inner).push(request.clone());
         (self.script)(request)
+    }
+}
+
+/// A clock that stands still but for the time that is slept. Clones are the same clock.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use guard_data::Clock;
+/// use guard_data::testing::PausedClock;
+///
+/// let clock = PausedClock::default();
+/// clock.sleep(Duration::from_secs(60));
+/// assert_eq!(clock.now(), Duration::from_secs(60));
+/// assert_eq!(clock.sleeps(), [Duration::from_secs(60)]);
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct PausedClock {
+    sleeps: Arc<Mutex<Vec<Duration>>>,
+}
+
+impl PausedClock {
+    /// How long was slept so far, each time.
+    #[must_use]
+    pub fn sleeps(&self) -> Vec<Duration> {
+        self.sleeps.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Clock for PausedClock {
+    fn now(&self) -> Duration {
+        self.sleeps.lock().unwrap_or_else(PoisonError::into_inner).iter().sum()
+    }
+
+    fn sleep(&self, time: Duration) {
+        self.sleeps.lock().unwrap_or_else(PoisonError::into_inner).push(time);
     }
 }

@@ -168,6 +168,6 @@ pub(super) fn encoded(
 
 /// Writes a file beside its place and moves it there.
 pub(super) fn replace(path: &Path, bytes: &[u8]) -> Result<(), MiningError> {
-    replace_file(path, |file| file.write_all(bytes))
-        .map_err(|error| MiningError::io("write", path, error))
+    let failed = |error| MiningError::io("write", path, error);
+    replace_file(path, failed, |file| file.write_all(bytes).map_err(failed))
 }

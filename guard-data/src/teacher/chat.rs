@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use guard_core::Message;
 
+use super::budget::LedgerError;
+
 /// A chat model, most often one behind a paid service.
 ///
 /// A client makes one attempt a call: retries, limits of rate and cost, and records are
@@ -55,6 +57,17 @@ impl ChatRequest {
             top_p: None,
             seed: None,
         }
+    }
+}
+
+impl ChatRequest {
+    /// The most tokens that the messages can have: a token is at least one byte, and a chat
+    /// template adds a few for each message.
+    #[must_use]
+    pub fn most_prompt_tokens(&self) -> u64 {
+        const TEMPLATE: usize = 16;
+        let bytes = |message: &Message| message.content.len() + TEMPLATE;
+        (self.messages.iter().map(bytes).sum::<usize>() + TEMPLATE) as u64
     }
 }
 
@@ -147,6 +160,12 @@ pub enum ChatError {
     /// The reply came and cannot be used.
     #[error("malformed reply: {0}")]
     Malformed(ReplyFault),
+    /// The request was not made: it cannot be paid for, or not be recorded.
+    #[error(transparent)]
+    Budget(#[from] LedgerError),
+    /// The request was not made: its reply has no limit of tokens, so its cost has none.
+    #[error("a request with a cost cap needs a limit of tokens")]
+    Unbounded,
 }
 
 /// How a message got lost.
