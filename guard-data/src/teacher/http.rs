@@ -1,17 +1,18 @@
 //! A teacher behind HTTP: any server that speaks the OpenAI chat protocol.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use guard_core::Role;
+use reqwest::Url;
+use reqwest::blocking::{Client, Response};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::redirect::Policy;
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
-use ureq::http::{HeaderMap, HeaderValue, Response, Uri};
-use ureq::tls::{RootCerts, TlsConfig};
-use ureq::{Agent, Body, Timeout};
 
 use super::chat::{
     ChatClient, ChatError, ChatFinish, ChatReply, ChatRequest, ReplyFault, TokenCount,
@@ -100,6 +101,9 @@ pub enum HttpConfigError {
     /// The address carries a user name or password, which would end up in logs.
     #[error("the address must not hold credentials: give the key by itself")]
     Credentials,
+    /// The system gives no TLS or no threads.
+    #[error("cannot set up an HTTP client")]
+    Client,
     /// The address is not encrypted, and not of this machine.
     #[error("plain http is for this machine only: use https, or allow it by name")]
     PlainHttp,
@@ -121,6 +125,9 @@ pub enum TokenLimitField {
 /// replies are read up to a limit; the certificates that count are those of the system. Requests to
 /// this machine pass no proxy.
 ///
+/// A call waits for its reply. The HTTP library panics where that would block an async runtime: make
+/// and call clients on other threads.
+///
 /// ```no_run
 /// use guard_data::{ApiKey, HttpChat};
 ///
@@ -129,26 +136,20 @@ pub enum TokenLimitField {
 /// # Ok::<(), guard_data::HttpConfigError>(())
 /// ```
 pub struct HttpChat {
-    agent: Agent,
-    address: String,
+    client: Client,
+    address: Url,
     key: Option<ApiKey>,
+    timeout: Duration,
     reply_limit: u64,
     token_limit_field: TokenLimitField,
-    settings: Settings,
-}
-
-#[derive(Clone, Copy, Debug)]
-struct Settings {
-    timeout: Duration,
-    is_local: bool,
 }
 
 impl fmt::Debug for HttpChat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("HttpChat")
-            .field("address", &self.address)
+            .field("address", &self.address.as_str())
             .field("key", &self.key.is_some())
-            .field("timeout", &self.settings.timeout)
+            .field("timeout", &self.timeout)
             .field("reply_limit", &self.reply_limit)
             .finish_non_exhaustive()
     }
@@ -163,7 +164,7 @@ impl HttpChat {
     /// another machine.
     pub fn new(address: &str) -> Result<Self, HttpConfigError> {
         let client = Self::new_unencrypted(address)?;
-        match client.settings.is_local || client.address.starts_with("https:") {
+        match is_local(&client.address) || client.address.scheme() == "https" {
             true => Ok(client),
             false => Err(HttpConfigError::PlainHttp),
         }
@@ -176,23 +177,23 @@ impl HttpChat {
     ///
     /// As [`HttpChat::new`].
     pub fn new_unencrypted(address: &str) -> Result<Self, HttpConfigError> {
-        let uri: Uri = address.parse().map_err(|_| HttpConfigError::Address)?;
-        let authority = uri.authority().ok_or(HttpConfigError::Address)?;
-        if authority.as_str().contains('@') {
+        let mut address: Url = address.parse().map_err(|_| HttpConfigError::Address)?;
+        if !address.username().is_empty() || address.password().is_some() {
             return Err(HttpConfigError::Credentials);
         }
-        if !matches!(uri.scheme_str(), Some("http" | "https")) || uri.query().is_some() {
+        let is_http = matches!(address.scheme(), "http" | "https") && address.has_host();
+        if !is_http || address.query().is_some() || address.fragment().is_some() {
             return Err(HttpConfigError::Address);
         }
-        let settings =
-            Settings { timeout: Duration::from_secs(300), is_local: is_local(authority.host()) };
+        let path = format!("{}/chat/completions", address.path().trim_end_matches('/'));
+        address.set_path(&path);
         Ok(Self {
-            agent: agent(settings),
-            address: format!("{}/chat/completions", address.trim_end_matches('/')),
+            client: client(is_local(&address))?,
+            address,
             key: None,
+            timeout: Duration::from_secs(300),
             reply_limit: 8 << 20,
             token_limit_field: TokenLimitField::default(),
-            settings,
         })
     }
 
@@ -206,8 +207,7 @@ impl HttpChat {
     /// The same client with another time for a whole call. Default 300 s.
     #[must_use]
     pub fn with_timeout(mut self, timeout: Duration) -> Self {
-        self.settings.timeout = timeout;
-        self.agent = agent(self.settings);
+        self.timeout = timeout;
         self
     }
 
@@ -254,28 +254,34 @@ impl HttpChat {
         body.to_string().into_bytes()
     }
 
-    fn post(&self, request: &ChatRequest) -> Result<Response<Body>, ChatError> {
-        let mut post = self.agent.post(&self.address).content_type("application/json");
+    fn post(&self, request: &ChatRequest) -> Result<Response, ChatError> {
+        let post = self.client.post(self.address.clone()).timeout(self.timeout);
+        let mut post = post.header(CONTENT_TYPE, "application/json").body(self.body(request));
         if let Some(header) = self.key.as_ref().and_then(ApiKey::header) {
-            post = post.header("authorization", header);
+            post = post.header(AUTHORIZATION, header);
         }
-        post.send(self.body(request)).map_err(|error| transport(&error))
+        post.send().map_err(|error| transport(&error))
     }
 
-    fn read(&self, response: &mut Response<Body>, limit: u64) -> Result<Vec<u8>, ChatError> {
-        let body = response.body_mut().with_config().limit(limit).read_to_vec();
-        body.map_err(|error| match error {
-            ureq::Error::BodyExceedsLimit(_) => {
-                ChatError::Malformed(ReplyFault::TooLarge { limit })
+    /// The body, if it is no longer than the limit and ends in time.
+    fn read(response: &mut Response, limit: u64, end: Instant) -> Result<Vec<u8>, ChatError> {
+        let mut body = Vec::new();
+        let mut block = [0; 16 << 10];
+        loop {
+            let read = match response.read(&mut block) {
+                Ok(0) => return Ok(body),
+                Ok(read) => read,
+                Err(error) => return Err(cut(&error)),
+            };
+            body.extend_from_slice(&block[..read]);
+            if body.len() as u64 > limit {
+                return Err(ChatError::Malformed(ReplyFault::TooLarge { limit }));
             }
-            // The status has come: the request was taken.
-            error => match transport(&error) {
-                ChatError::Transport(TransportFault::Connect) => {
-                    ChatError::Transport(TransportFault::Cut)
-                }
-                error => error,
-            },
-        })
+            // The client's own limit is for each read: a server may drip for ever.
+            if Instant::now() > end {
+                return Err(ChatError::Transport(TransportFault::Timeout));
+            }
+        }
     }
 }
 
@@ -283,60 +289,58 @@ impl ChatClient for HttpChat {
     fn chat(&self, request: &ChatRequest) -> Result<ChatReply, ChatError> {
         /// What is read of the body of an error.
         const ERROR_LIMIT: u64 = 64 << 10;
+        let end = Instant::now() + self.timeout;
         let mut response = self.post(request)?;
         let wait = retry_after(response.headers(), SystemTime::now());
         match ChatError::from_status(response.status().as_u16(), wait) {
-            None => read_reply(&self.read(&mut response, self.reply_limit)?),
+            None => read_reply(&Self::read(&mut response, self.reply_limit, end)?),
             Some(error) => {
-                let body = self.read(&mut response, ERROR_LIMIT).unwrap_or_default();
+                let body = Self::read(&mut response, ERROR_LIMIT, end).unwrap_or_default();
                 Err(if is_quota(&body) { ChatError::QuotaExhausted } else { error })
             }
         }
     }
 }
 
-fn agent(settings: Settings) -> Agent {
-    let tls = TlsConfig::builder().root_certs(RootCerts::PlatformVerifier).build();
-    let mut config = Agent::config_builder()
-        .tls_config(tls)
-        .http_status_as_error(false)
-        .max_redirects(0)
-        .max_redirects_will_error(false)
-        .timeout_global(Some(settings.timeout))
-        .timeout_connect(Some(settings.timeout.min(Duration::from_secs(20))))
-        .max_idle_connections_per_host(64)
-        .max_idle_connections(64);
-    if settings.is_local {
-        config = config.proxy(None);
+fn client(is_local: bool) -> Result<Client, HttpConfigError> {
+    // Fails where the program has chosen its cryptography already, and that is fine.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let mut builder = Client::builder()
+        .redirect(Policy::none())
+        .timeout(None)
+        .connect_timeout(Duration::from_secs(20))
+        .pool_max_idle_per_host(64);
+    if is_local {
+        builder = builder.no_proxy();
     }
-    config.build().into()
+    builder.build().map_err(|_| HttpConfigError::Client)
 }
 
-fn is_local(host: &str) -> bool {
+fn is_local(address: &Url) -> bool {
+    let host = address.host_str().unwrap_or_default();
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host.eq_ignore_ascii_case("localhost")
         || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
-/// Keeps the kind of an error and drops its message, which may quote the address.
-fn transport(error: &ureq::Error) -> ChatError {
-    use io::ErrorKind;
-    ChatError::Transport(match error {
-        ureq::Error::Timeout(Timeout::Resolve | Timeout::Connect)
-        | ureq::Error::HostNotFound
-        | ureq::Error::ConnectionFailed
-        | ureq::Error::Tls(_)
-        | ureq::Error::Rustls(_) => TransportFault::Connect,
-        ureq::Error::Timeout(_) => TransportFault::Timeout,
-        ureq::Error::Io(error) => match error.kind() {
-            ErrorKind::ConnectionRefused
-            | ErrorKind::AddrNotAvailable
-            | ErrorKind::HostUnreachable
-            | ErrorKind::NetworkUnreachable => TransportFault::Connect,
-            ErrorKind::TimedOut | ErrorKind::WouldBlock => TransportFault::Timeout,
-            _ => TransportFault::Cut,
-        },
-        _ => TransportFault::Cut,
+/// Keeps the kind of an error and drops its message, which quotes the address.
+fn transport(error: &reqwest::Error) -> ChatError {
+    ChatError::Transport(if error.is_connect() {
+        TransportFault::Connect
+    } else if error.is_timeout() {
+        TransportFault::Timeout
+    } else {
+        TransportFault::Cut
+    })
+}
+
+/// The same for an error in the middle of a body.
+fn cut(error: &io::Error) -> ChatError {
+    let inner = error.get_ref().and_then(|inner| inner.downcast_ref::<reqwest::Error>());
+    let timed_out = error.kind() == io::ErrorKind::TimedOut;
+    ChatError::Transport(match timed_out || inner.is_some_and(reqwest::Error::is_timeout) {
+        true => TransportFault::Timeout,
+        false => TransportFault::Cut,
     })
 }
 
