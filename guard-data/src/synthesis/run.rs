@@ -2,7 +2,7 @@
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::json;
@@ -272,7 +272,8 @@ impl<C: ChatClient> Synthesizer<C> {
         let work = Work { rows: Mutex::new(source.samples()?), stop: AtomicBool::new(false) };
         let mut tally = Tally::new(self.options.most_rejected);
         let result = std::thread::scope(|scope| {
-            let (sender, events) = channel();
+            // Without room for events: a worker is at most one row ahead of what is counted.
+            let (sender, events) = sync_channel(0);
             for _ in 0..self.options.workers.max(1) {
                 let sender = sender.clone();
                 scope.spawn(|| self.work(&work, journal, sender));
@@ -289,7 +290,7 @@ impl<C: ChatClient> Synthesizer<C> {
     }
 
     /// One worker: takes rows until there are none, or the run is to end.
-    fn work(&self, work: &Work<'_>, journal: &Journal, sender: Sender<Event>) {
+    fn work(&self, work: &Work<'_>, journal: &Journal, sender: SyncSender<Event>) {
         while !work.stop.load(Ordering::Relaxed) {
             let row = work.rows.lock().unwrap_or_else(PoisonError::into_inner).next();
             let event = match row {
