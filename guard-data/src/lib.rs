@@ -2,8 +2,11 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod check;
+#[cfg(feature = "hub")]
+mod hub;
 mod json_lines;
 mod line_log;
+mod manifest;
 mod mining;
 mod mixture;
 mod observer;
@@ -25,8 +28,11 @@ mod words;
 pub use check::{Check, CheckReport, Finding, LabelCount, PhraseOptions, Problem, TellingPhrase};
 pub use guard_core;
 pub use guard_core::{Completion, Exchange, Harm, Labels, Message, ReasoningMode, Role, Task};
+#[cfg(feature = "hub")]
+pub use hub::{Hub, HubError, Trust};
 pub use json_lines::JsonLinesSource;
 pub use line_log::{LineLog, LineLogError};
+pub use manifest::{FileName, Manifest, ManifestError};
 pub use mining::{
     Chosen, EnsembleMember, GenerationFiles, GenerationRun, Generations, MergeRule, Merged, Mined,
     Mining, MiningError, MiningReport, PreferencePair, Selection, UnknownSelection, Unparsed,
