@@ -122,8 +122,6 @@ fn score(file: PredictionFile, datasets: &[Dataset]) -> Outcome<Evaluation> {
     })
 }
 
-/// `NAME=FILE` of a published benchmark, or the file of samples of one's own.
-
 fn judge(guard: &dyn Guard, dataset: &Dataset, arguments: &Arguments) -> Outcome<Evaluation> {
     let name = dataset.name();
     if matches!(name, "" | "." | "..") || name.contains(['/', '\\']) {

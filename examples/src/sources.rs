@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use guard_data::{
-    InMemorySource, JsonLinesSource, ReasonedFile, SampleSource, TRAINING_SETS, TrainingFile,
-    training_set,
+    InMemorySource, JsonLinesSource, ReasonedFile, SampleSource, Samples, SourceError,
+    TRAINING_SETS, TrainingFile, training_set,
 };
 use guard_eval::{BENCHMARKS, Dataset, benchmark};
 
@@ -27,6 +27,36 @@ pub fn open(source: &str, path: &Path) -> Outcome<Box<dyn SampleSource>> {
             );
         }
     })
+}
+
+/// The first samples of a source.
+pub struct Limited {
+    source: Box<dyn SampleSource>,
+    limit: usize,
+}
+
+impl Limited {
+    /// At most so many; all without a limit.
+    #[must_use]
+    pub fn new(source: Box<dyn SampleSource>, limit: Option<usize>) -> Self {
+        Self { source, limit: limit.unwrap_or(usize::MAX) }
+    }
+}
+
+impl std::fmt::Debug for Limited {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Limited").field("limit", &self.limit).finish_non_exhaustive()
+    }
+}
+
+impl SampleSource for Limited {
+    fn name(&self) -> &str {
+        self.source.name()
+    }
+
+    fn samples(&self) -> Result<Samples<'_>, SourceError> {
+        Ok(Box::new(self.source.samples()?.take(self.limit)))
+    }
 }
 
 /// Opens NAME=FILE, a published benchmark, or FILE, an own set of samples.

@@ -1,5 +1,6 @@
 //! Fetching from a hub that is played by this test.
 #![cfg(feature = "hub")]
+#![allow(clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};

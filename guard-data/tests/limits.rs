@@ -1,4 +1,5 @@
 //! T-53: waits, rates and budgets, with a clock that stands still.
+#![allow(clippy::unwrap_used)]
 
 use std::sync::Mutex;
 use std::time::Duration;

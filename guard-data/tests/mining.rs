@@ -1,4 +1,5 @@
 //! Mining against a port of the released rule, and files of generations that runs go on with.
+#![allow(clippy::unwrap_used)]
 
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};

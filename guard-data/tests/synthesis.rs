@@ -1,4 +1,5 @@
 //! Runs of synthesis: how they end, what they leave, and what a hostile row cannot do.
+#![allow(clippy::unwrap_used)]
 
 use std::ops::ControlFlow;
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! The seed sets in files with their exact columns (scripts/data_fixtures.py), and bad rows (T-54,
 //! T-55).
+#![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};

@@ -57,7 +57,7 @@ pub fn merge_ensemble(
             let of_members = members.into_iter().flat_map(|member| member.pairs);
             own.into_iter().chain(of_members).collect()
         }
-        MergeRule::Released => by_set(own, &members),
+        MergeRule::Released => by_set(&own, &members),
     };
     let mut seen = HashSet::new();
     let all = pairs.len();
@@ -66,7 +66,7 @@ pub fn merge_ensemble(
     Merged { duplicates: all - pairs.len(), pairs }
 }
 
-fn by_set(own: Vec<PreferencePair>, members: &[EnsembleMember]) -> Vec<PreferencePair> {
+fn by_set(own: &[PreferencePair], members: &[EnsembleMember]) -> Vec<PreferencePair> {
     let mut sets: Vec<Option<String>> = Vec::new();
     for pair in own.iter().chain(members.iter().flat_map(|member| &member.pairs)) {
         if !sets.contains(&pair.source) {

@@ -85,7 +85,7 @@ impl Variant {
         Self(Sha256::digest(text)[0])
     }
 
-    fn pick<'a>(self, ways: [&'a str; 3]) -> &'a str {
+    fn pick(self, ways: [&str; 3]) -> &str {
         ways[usize::from(self.0) % ways.len()]
     }
 }

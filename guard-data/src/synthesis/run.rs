@@ -270,13 +270,14 @@ impl<C: ChatClient> Synthesizer<C> {
         observer: &mut dyn SynthesisObserver,
     ) -> Result<SynthesisReport, SynthesisError> {
         let work = Work { rows: Mutex::new(source.samples()?), stop: AtomicBool::new(false) };
+        let work = &work;
         let mut tally = Tally::new(self.options.most_rejected);
         let result = std::thread::scope(|scope| {
             // Without room for events: a worker is at most one row ahead of what is counted.
             let (sender, events) = sync_channel(0);
             for _ in 0..self.options.workers.max(1) {
                 let sender = sender.clone();
-                scope.spawn(|| self.work(&work, journal, sender));
+                scope.spawn(move || self.work(work, journal, &sender));
             }
             drop(sender);
             let result = watch(events, journal, &mut tally, &work.stop, observer);
@@ -290,7 +291,7 @@ impl<C: ChatClient> Synthesizer<C> {
     }
 
     /// One worker: takes rows until there are none, or the run is to end.
-    fn work(&self, work: &Work<'_>, journal: &Journal, sender: SyncSender<Event>) {
+    fn work(&self, work: &Work<'_>, journal: &Journal, sender: &SyncSender<Event>) {
         while !work.stop.load(Ordering::Relaxed) {
             let row = work.rows.lock().unwrap_or_else(PoisonError::into_inner).next();
             let event = match row {

@@ -28,6 +28,12 @@ impl<C: ChatClient + ?Sized> ChatClient for Arc<C> {
     }
 }
 
+impl<C: ChatClient + ?Sized> ChatClient for Box<C> {
+    fn chat(&self, request: &ChatRequest) -> Result<ChatReply, ChatError> {
+        (**self).chat(request)
+    }
+}
+
 /// What a chat model is asked. An option that is `None` is left to the service.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]

@@ -84,7 +84,7 @@ fn answer(seen: &Seen, billed: &AtomicU64) -> Vec<Act> {
         "choices": [{"message": {"content": reply.text}, "finish_reason": "stop"}],
         "usage": {"prompt_tokens": usage.prompt, "completion_tokens": usage.completion},
     });
-    if seen.number % 8 == 0 {
+    if seen.number.is_multiple_of(8) {
         return response("503 Busy", "", "{}");
     }
     billed.fetch_add((usage.prompt + usage.completion) * 1000, Ordering::SeqCst);

@@ -1,0 +1,184 @@
+//! Finds the samples that a model gets right in some attempts only, and makes weighted pairs of them.
+//!
+//! cargo run --release --example mine_hard_samples -- --model PATH --data traces.jsonl --output pairs.jsonl
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use guard_data::{
+    Chosen, EnsembleMember, GenerationFiles, MergeRule, Mined, Mining, ReasonedFile,
+    ReasonedSample, Selection, Unparsed, merge_ensemble, read_pairs, write_pairs,
+};
+use guard_examples::lines::{self, Outcome};
+use guard_examples::model::DeviceArguments;
+use guard_examples::progress;
+use guard_infer::{
+    GenerateOptions, GuardFormat, GuardReasonerFormat, LlamaGenerator, LoadOptions, Sampling,
+};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Mine hard samples with a model.
+#[derive(Parser)]
+struct Arguments {
+    /// A model: a folder as the hub has it, or a .gguf file.
+    #[arg(long)]
+    model: PathBuf,
+    #[command(flatten)]
+    place: DeviceArguments,
+    /// Traces, whose answers are the labels: JSON lines, a JSON array or Parquet.
+    #[arg(long)]
+    data: PathBuf,
+    /// Where the pairs go, as LLaMA-Factory's ranking format. Its dataset_info.json is beside it.
+    #[arg(long)]
+    output: PathBuf,
+    /// The folder of the generations, one file for each sample number; a stopped run goes on from
+    /// them. Default: OUTPUT.generations.
+    #[arg(long)]
+    generations: Option<PathBuf>,
+    /// Completions a prompt (4 in the released code).
+    #[arg(long, default_value_t = 4)]
+    samples: usize,
+    /// Divides the logits (1.0 in the paper, 0.7 in the released code).
+    #[arg(long, default_value_t = 1.0)]
+    temperature: f32,
+    /// The probability mass that is sampled from.
+    #[arg(long, default_value_t = 0.95)]
+    top_p: f32,
+    /// The most tokens of a completion.
+    #[arg(long, default_value_t = 2048)]
+    max_tokens: usize,
+    /// The seed of all draws.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Which of several right and wrong texts make the pair: longest, random or shortest.
+    #[arg(long, default_value_t = Selection::Random)]
+    selection: Selection,
+    /// Choose only texts that are right on every labelled task.
+    #[arg(long)]
+    right_on_all: bool,
+    /// Count texts without answers as wrong, where they would be left out.
+    #[arg(long)]
+    unparsed_is_wrong: bool,
+    /// Weights are from 1 - gamma to 1 + gamma.
+    #[arg(long, default_value_t = 0.2)]
+    gamma: f64,
+    /// Pairs of another model to merge with: the sets that it was not trained on, and the file, as
+    /// AegisTrain=PAIRS. May be given several times.
+    #[arg(long)]
+    ensemble: Vec<String>,
+    /// How pairs of several models are merged.
+    #[arg(long, value_enum, default_value_t = Rule::Paper)]
+    merge_rule: Rule,
+    /// The most rows of the data. Default: all.
+    #[arg(long)]
+    limit: Option<usize>,
+    /// Write the counts as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Rule {
+    /// The model's own pairs, and those of all others.
+    Paper,
+    /// For a set that some model left out, the pairs of those that did not; for others its own.
+    Released,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => lines::fail(error.as_ref()),
+    }
+}
+
+fn run(arguments: &Arguments) -> Outcome<()> {
+    let mining = mining(arguments)?;
+    let members = arguments.ensemble.iter().map(|member| read_member(member));
+    let members = members.collect::<Outcome<Vec<_>>>()?;
+    let file = ReasonedFile::open(&arguments.data)?;
+    let rows = file.rows()?.take(arguments.limit.unwrap_or(usize::MAX)).map(|(_, row)| row);
+    let rows = rows.collect::<Result<Vec<ReasonedSample>, _>>()?;
+    let files = generate(arguments, &rows)?;
+    let generations = files.read(rows)?.collect::<Result<Vec<_>, _>>()?;
+    let Mined { pairs, report, .. } = mining.mine(generations);
+    let rule = match arguments.merge_rule {
+        Rule::Paper => MergeRule::Paper,
+        Rule::Released => MergeRule::Released,
+    };
+    let merged = merge_ensemble(pairs, members, rule);
+    write_pairs(&arguments.output, &merged.pairs)?;
+    if arguments.json {
+        return lines::print(&format!("{}\n", serde_json::to_string(&report)?));
+    }
+    let (count, duplicates) = (merged.pairs.len(), merged.duplicates);
+    let output = arguments.output.display();
+    lines::print(&format!(
+        "{report}\n{count} pairs in {output}, {duplicates} duplicates left out\n"
+    ))
+}
+
+fn mining(arguments: &Arguments) -> Outcome<Mining> {
+    let mut mining = Mining::paper(arguments.seed)
+        .with_selection(arguments.selection)
+        .with_gamma(arguments.gamma)?;
+    if arguments.right_on_all {
+        mining = mining.with_chosen(Chosen::RightOnAll);
+    }
+    if arguments.unparsed_is_wrong {
+        mining = mining.with_unparsed(Unparsed::Wrong);
+    }
+    Ok(mining)
+}
+
+/// The files with all generations, made as far as they are not there.
+fn generate(arguments: &Arguments, rows: &[ReasonedSample]) -> Outcome<GenerationFiles> {
+    let Arguments { temperature, top_p, .. } = *arguments;
+    let mut options = GenerateOptions::default()
+        .with_max_tokens(arguments.max_tokens)
+        .with_samples(arguments.samples)
+        .with_seed(arguments.seed)
+        .with_sampling(Sampling::TopP { temperature, top_p });
+    options.stop = GuardReasonerFormat::default().stop();
+    let folder = arguments.generations.clone().unwrap_or_else(|| {
+        let mut folder = arguments.output.clone().into_os_string();
+        folder.push(".generations");
+        folder.into()
+    });
+    let mut files =
+        GenerationFiles::open(folder, &stem(&arguments.data), &name(&arguments.model), &options)?;
+    if files.done() < rows.len() as u64 {
+        let device = arguments.place.device.open()?;
+        let generator = LlamaGenerator::open(&arguments.model, LoadOptions::default(), &device)?
+            .with_max_rows(arguments.place.rows());
+        let mut watch = progress::Watch::new();
+        let batch = arguments.place.rows().div_ceil(arguments.samples.max(1));
+        let run = files.generate(rows, &generator, &options, batch, &mut watch)?;
+        if run.failed > 0 {
+            lines::print(&format!("{} rows without a text: see the generations\n", run.failed))?;
+        }
+    }
+    Ok(files)
+}
+
+fn stem(path: &Path) -> String {
+    path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// The last part of the path: a model that moves to another folder stays the same.
+fn name(path: &Path) -> String {
+    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+/// AegisTrain=PAIRS, several sets parted by commas.
+fn read_member(argument: &str) -> Outcome<EnsembleMember> {
+    let (sets, path) = argument.split_once('=').ok_or_else(|| {
+        format!("`{argument}`: expected SETS=PAIRS, such as AegisTrain=pairs.jsonl")
+    })?;
+    let sets: Vec<&str> = sets.split(',').filter(|set| !set.is_empty()).collect();
+    Ok(EnsembleMember::new(&sets, read_pairs(path)?))
+}
