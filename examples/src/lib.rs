@@ -1,4 +1,5 @@
-//! What the examples share: their flags, JSON lines in and out, showing verdicts and progress.
+//! What the examples share: their flags, sets of data, JSON lines in and out, showing verdicts and
+//! progress.
 
 pub mod lines;
 pub mod model;
@@ -25,6 +26,8 @@ mod guide {
     mod own_guard {}
     #[doc = include_str!("../../docs/src/evaluation.md")]
     mod evaluation {}
+    #[doc = include_str!("../../docs/src/data.md")]
+    mod data {}
     #[doc = include_str!("../../docs/src/security.md")]
     mod security {}
     #[doc = include_str!("../../docs/src/performance.md")]

@@ -2,8 +2,8 @@
 
 use std::fmt;
 
-use guard_core::Task;
 use guard_core::parse::{ParsedOutput, is_reasoned};
+use guard_core::{ReasoningMode, Task};
 use memchr::memmem;
 use serde::{Serialize, Serializer};
 
@@ -22,7 +22,7 @@ pub enum TraceFault {
     NoAnswers,
     /// There is a response, and the block does not say this about it.
     MissingAnswer(Task),
-    /// The answers stand alone, or behind text that is no reasoning about the three tasks.
+    /// The answers stand alone where the instruction asks for more, or behind text that is no reasoning about the three tasks.
     NoReasoning,
     /// Words of the teacher's instructions are in it: a guard would learn to speak of labels that
     /// it is not given.
@@ -70,7 +70,7 @@ impl Serialize for TraceFault {
 pub fn trace_faults(sample: &ReasonedSample) -> Vec<TraceFault> {
     let exchange = sample.exchange();
     let has_response = exchange.as_ref().is_some_and(|exchange| exchange.response().is_some());
-    let mut faults = faults_of(&sample.parsed(), &sample.output, &sample.input, has_response);
+    let mut faults = faults_of(&sample.parsed(), sample, has_response);
     if exchange.is_none() {
         faults.insert(0, TraceFault::NoExchange);
     }
@@ -79,16 +79,17 @@ pub fn trace_faults(sample: &ReasonedSample) -> Vec<TraceFault> {
 
 pub(crate) fn faults_of(
     parsed: &ParsedOutput,
-    output: &str,
-    input: &str,
+    sample: &ReasonedSample,
     has_response: bool,
 ) -> Vec<TraceFault> {
+    let ReasonedSample { instruction, input, output, .. } = sample;
     if output.trim().is_empty() {
         return vec![TraceFault::Empty];
     }
     let mut faults = missing_answers(parsed, has_response);
     let unreasoned = faults.is_empty() && !is_reasoned(output);
-    if parsed.reasoning.step_count() == 0 || unreasoned {
+    let asks_for_none = *instruction == ReasoningMode::LabelOnly.instruction();
+    if !asks_for_none && (parsed.reasoning.step_count() == 0 || unreasoned) {
         faults.push(TraceFault::NoReasoning);
     }
     if is_scaffold(output, input) {
@@ -232,6 +233,8 @@ mod tests {
         let missing = [Task::Completion, Task::Response].map(TraceFault::MissingAnswer);
         assert_eq!(faults(&part), missing);
         assert_eq!(faults(BLOCK), [TraceFault::NoReasoning]);
+        let whole = ReasonedSample::new(&Exchange::pair("a", "b"), format!("{GOOD}{BLOCK}"));
+        assert_eq!(trace_faults(&crate::with_mode(&whole, ReasoningMode::LabelOnly)), []);
         assert_eq!(faults(&format!("{GOOD}The Ground Truth is\n{BLOCK}")), [TraceFault::Scaffold]);
         let quoted = Exchange::pair("what is ground truth?", "data");
         let output = format!("{GOOD}It asks about ground truth.\n{BLOCK}");

@@ -98,7 +98,11 @@ impl RowFacts {
             Content::Trace(trace) => facts.read_trace(trace, exchange.response().is_some()),
         };
         facts.labels = Task::ALL.map(|task| labels.positive(task));
-        facts.text = Some(text_hash(&exchange));
+        let instruction = match content {
+            Content::Sample(_) => "",
+            Content::Trace(trace) => &trace.instruction,
+        };
+        facts.text = Some(text_hash(instruction, &exchange));
         facts.read_texts(&exchange);
         if overlap.is_needed() || sketch.is_needed() {
             let words = word_hashes(exchange.request());
@@ -116,7 +120,7 @@ impl RowFacts {
         statistics.record(&trace.output, &parsed.reasoning);
         self.source.clone_from(&trace.source);
         self.statistics = Some(statistics);
-        let faults = faults_of(&parsed, &trace.output, &trace.input, has_response);
+        let faults = faults_of(&parsed, trace, has_response);
         self.problems.extend(faults.into_iter().map(Problem::Trace));
         labels_of(&parsed, has_response)
     }
@@ -139,8 +143,10 @@ fn hides(text: &str) -> bool {
 }
 
 /// The first half of a SHA-256 over the texts: hostile texts cannot be made to collide.
-fn text_hash(exchange: &Exchange) -> u128 {
+fn text_hash(instruction: &str, exchange: &Exchange) -> u128 {
     let mut hasher = Sha256::new();
+    hasher.update((instruction.len() as u64).to_le_bytes());
+    hasher.update(instruction);
     hasher.update((exchange.request().len() as u64).to_le_bytes());
     hasher.update(exchange.request());
     if let Some(response) = exchange.response() {

@@ -297,7 +297,7 @@ fn weigh(pairs: &mut [PreferencePair], gamma: f64) {
     for pair in pairs {
         if most > least {
             let share = (hardness(pair) - least) / (most - least);
-            pair.sample_weight = 1.0 - gamma + 2.0 * gamma * share;
+            pair.sample_weight = 1.0 + gamma * (2.0 * share - 1.0);
         }
     }
 }
