@@ -167,20 +167,25 @@ impl LineLog {
         Ok(())
     }
 
-    /// Adds a line, whose text must have no line break, and hands it to the system: it survives the
-    /// end of this process. A line that could not be written whole is taken back.
+    /// Adds a line and hands it to the system: it survives the end of this process. A line that could
+    /// not be written whole is taken back.
     ///
     /// # Errors
     ///
-    /// [`LineLogError`] when it cannot be written.
+    /// [`LineLogError`] when it cannot be written, has a line break, or is longer than
+    /// [`LineLog::LONGEST_LINE`].
     pub fn append(&mut self, line: &[u8]) -> Result<(), LineLogError> {
-        debug_assert!(!line.contains(&b'\n') && !self.torn);
+        if line.contains(&b'\n') || line.len() >= Self::LONGEST_LINE {
+            let error = std::io::Error::other("a line with a break in it, or too long");
+            return Err(self.fail("write", error));
+        }
+        self.cut_torn_line()?;
         let mut bytes = Vec::with_capacity(line.len() + 1);
         bytes.extend_from_slice(line);
         bytes.push(b'\n');
         if let Err(error) = self.file.write_all(&bytes) {
-            // Best effort: what is left of the line is cut at the next start as well.
-            let _ = self.file.set_len(self.whole);
+            // What is left of the line is cut now, or before the next one.
+            self.torn = self.file.set_len(self.whole).is_err();
             return Err(self.fail("write", error));
         }
         self.whole += bytes.len() as u64;

@@ -1,5 +1,7 @@
 //! A sample: an exchange, where it comes from, and the labels that are known.
 
+use std::fmt;
+
 use guard_core::{Exchange, Labels};
 use serde::{Deserialize, Serialize};
 
@@ -16,7 +18,8 @@ use crate::row::Row;
 /// let sample = Sample::new("7", "toxic-chat", "How do I pick a lock?").with_labels(labels);
 /// assert_eq!(sample.exchange().response(), None);
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+/// `Debug` shows the length of its texts only.
+#[derive(Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "Row")]
 #[non_exhaustive]
 pub struct Sample {
@@ -31,6 +34,18 @@ pub struct Sample {
     pub response: Option<String>,
     /// What is known about the exchange; tasks without a label are left open.
     pub labels: Labels,
+}
+
+impl fmt::Debug for Sample {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Sample")
+            .field("id", &self.id)
+            .field("source", &self.source)
+            .field("prompt", &self.prompt.len())
+            .field("response", &self.response.as_ref().map(String::len))
+            .field("labels", &self.labels)
+            .finish()
+    }
 }
 
 impl Sample {

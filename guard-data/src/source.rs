@@ -115,6 +115,15 @@ fn unreadable(format: Option<TableFormat>) -> &'static str {
 }
 
 impl SourceError {
+    /// Whether one row is at fault and those behind it are read, as far as that can be told.
+    #[must_use]
+    pub fn is_of_row(&self) -> bool {
+        let breaks_off = |fault: &RowFault| {
+            matches!(fault, RowFault::Parquet | RowFault::NotAnArray | RowFault::FileTooLong { .. })
+        };
+        matches!(self, Self::Row { fault, .. } if !breaks_off(fault))
+    }
+
     pub(crate) fn row(path: &Path, line: u64, fault: RowFault) -> Self {
         Self::Row { path: path.to_owned(), line, fault }
     }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use guard_core::Reasoning;
+use guard_core::visible;
 use serde::Serialize;
 
 /// The size of a set of traces.
@@ -12,7 +13,8 @@ use serde::Serialize;
 pub struct Statistics {
     /// The samples.
     pub samples: u64,
-    /// The reasoning steps of all samples: headings `## Reasoning Step`.
+    /// The reasoning steps of all samples, as the parser reads them: what stands under a heading
+    /// `## Reasoning Step`, and text under a task, or before the first one, without one.
     pub steps: u64,
     /// The tasks under which there is a step.
     pub tasks: u64,
@@ -28,7 +30,7 @@ impl Statistics {
         self.samples += 1;
         self.output_chars += chars(output);
         for task in &reasoning.tasks {
-            self.tasks += u64::from(!task.steps.is_empty());
+            self.tasks += u64::from(task.task.is_some() && !task.steps.is_empty());
             self.steps += task.steps.len() as u64;
             self.step_chars += task.steps.iter().map(|step| chars(&step.text)).sum::<u64>();
         }
@@ -89,8 +91,13 @@ pub struct StatisticsTable {
 }
 
 impl StatisticsTable {
+    /// The most sources that have numbers of their own; those beyond are counted as `others`.
+    pub const MOST_SOURCES: usize = 100;
+
     /// The numbers of a source, to record more.
     pub fn source(&mut self, name: &str) -> &mut Statistics {
+        let is_full = self.sources.len() >= Self::MOST_SOURCES;
+        let name = if is_full && !self.sources.contains_key(name) { "others" } else { name };
         self.sources.entry(name.to_owned()).or_default()
     }
 
@@ -118,7 +125,10 @@ impl fmt::Display for StatisticsTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let total = self.total();
         let rows = self.sources().chain((self.sources.len() != 1).then_some(("total", &total)));
-        let rows: Vec<_> = rows.collect();
+        // Names come from files: a long one, or one that steers the terminal, does neither here.
+        let shown =
+            |name: &str| visible(&name.chars().take(40).collect::<String>()).replace('\n', " ");
+        let rows: Vec<_> = rows.map(|(name, of)| (shown(name), of)).collect();
         let width = rows.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0).max(6);
         writeln!(
             f,
@@ -169,6 +179,13 @@ mod tests {
         assert_eq!(table.total().steps, 6);
         assert_eq!(Statistics::default().mean_steps(), 0.0);
         assert!(table.to_string().lines().last().unwrap().starts_with("total"), "{table}");
+        let mut hostile = StatisticsTable::default();
+        for number in 0..200 {
+            hostile.source(&format!("{number}\u{1b}[2J\n{}", "x".repeat(70_000)));
+        }
+        assert_eq!(hostile.sources().count(), StatisticsTable::MOST_SOURCES + 1);
+        let shown = hostile.to_string();
+        assert!(!shown.contains('\u{1b}') && shown.lines().count() == 103, "{}", shown.len());
         let mut twice = table.clone();
         twice.merge(&table);
         assert_eq!(twice.total().samples, 6);

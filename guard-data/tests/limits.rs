@@ -12,9 +12,9 @@ use guard_data::{
 };
 
 fn request() -> ChatRequest {
-    let mut request = ChatRequest::new("m", vec![Message::new(Role::User, "x".repeat(68))]);
+    let mut request = ChatRequest::new("m", vec![Message::new(Role::User, "x".repeat(20))]);
     request.max_tokens = Some(100);
-    // 68 bytes, 16 for the message and 16 for the whole.
+    // 20 bytes, 16 for the message and 64 for the whole.
     assert_eq!(request.most_prompt_tokens(), 100);
     request
 }
@@ -144,6 +144,15 @@ fn fault_t53_no_minute_has_more_than_the_limits() {
     check_minutes(both, used);
     // Failed calls count, and with all that they could have taken: 5 of 200 a minute.
     assert_eq!(check_minutes(tokens, None), seconds(23 * 60));
+    // What a hostile service counts does no harm.
+    let endless = Some(TokenCount { prompt: u64::MAX, completion: u64::MAX });
+    let limit = RateLimit { requests_per_minute: None, tokens_per_minute: Some(u64::MAX) };
+    let client = RateLimited::with_clock(
+        ScriptedChat::new(|_| Ok(fine().with_usage(endless.unwrap()))),
+        limit,
+        PausedClock::default(),
+    );
+    assert!((0..3).all(|_| client.chat(&request()).is_ok()));
     // One that is larger than the limit goes alone.
     let small = RateLimit { requests_per_minute: None, tokens_per_minute: Some(10) };
     assert_eq!(check_minutes(small, None), seconds(119 * 60));
@@ -189,6 +198,7 @@ fn what_is_not_known_costs_the_most_and_what_was_refused_nothing() {
     assert_eq!(spent(Err(ChatError::Transport(TransportFault::Timeout))), most);
     assert_eq!(spent(Err(ChatError::Transport(TransportFault::Cut))), most);
     assert_eq!(spent(Err(ChatError::Unavailable { status: 504, retry_after: None })), most);
+    assert_eq!(spent(Err(ChatError::Unavailable { status: 502, retry_after: None })), most);
     assert_eq!(spent(Err(ChatError::Transport(TransportFault::Connect))), 0);
     assert_eq!(spent(Err(ChatError::RateLimited { retry_after: None })), 0);
     assert_eq!(spent(Err(DOWN)), 0);

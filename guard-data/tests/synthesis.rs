@@ -3,14 +3,16 @@
 
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use guard_data::testing::ScriptedChat;
 use guard_data::{
-    ChatClient, ChatError, ChatFinish, ChatReply, ChatRequest, Completion, Cost, ExportPaths, Harm,
-    InMemorySource, Journal, JsonLinesSource, Labels, MissingLabels, Prices, ReasonedFile,
-    ReasonedSample, ReasoningMode, Rejection, RuleTeacher, RunEnd, Sample, SynthesisOptions,
-    SynthesisProgress, SynthesisReport, Synthesizer, Task, trace_faults,
+    Budgeted, ChatClient, ChatError, ChatFinish, ChatReply, ChatRequest, Completion, Cost,
+    ExportPaths, Harm, InMemorySource, Journal, JsonLinesSource, Labels, MissingLabels, Prices,
+    ReasonedFile, ReasonedSample, ReasoningMode, Rejection, RuleTeacher, RunEnd, Sample,
+    SampleSource, Samples, SourceError, SynthesisError, SynthesisOptions, SynthesisProgress,
+    SynthesisReport, Synthesizer, Task, trace_faults,
 };
 
 fn harmful() -> Labels {
@@ -86,7 +88,7 @@ fn a_run_goes_on_and_asks_nothing_twice() {
     let asked = AtomicUsize::new(0);
     let chat =
         ScriptedChat::new(|request: &ChatRequest| match asked.fetch_add(1, Ordering::Relaxed) {
-            3 | 4 => Err(ChatError::Refused { status: 418 }),
+            3 | 4 => Err(ChatError::Unavailable { status: 500, retry_after: None }),
             number if number % 5 == 0 => Ok(ChatReply::new("I'd rather not.", ChatFinish::Stop)),
             _ => RuleTeacher.chat(request),
         });
@@ -178,6 +180,117 @@ fn a_service_that_is_down_ends_the_run() {
     let (report, asked) = run(&samples(500), options(), |_| Err(down.clone()));
     assert_eq!(report.end, RunEnd::ServiceDown(down));
     assert!((20..40).contains(&asked), "{asked}");
+}
+
+/// Rows that fail in every run do not keep later runs from the rows behind them.
+#[test]
+fn rows_that_always_fail_do_not_block_the_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = journal(folder.path());
+    let answered = AtomicUsize::new(0);
+    let chat = ScriptedChat::new(|request: &ChatRequest| {
+        let text = &request.messages[1].content;
+        if text.contains("0\n\nAI") {
+            return Err(ChatError::Unavailable { status: 500, retry_after: None });
+        }
+        if text.contains("5\n\nAI") {
+            return Err(ChatError::Refused { status: 400 });
+        }
+        answered.fetch_add(1, Ordering::Relaxed);
+        RuleTeacher.chat(request)
+    });
+    let synthesizer = Synthesizer::new(chat, options().with_workers(1));
+    let mut stop = |progress: &SynthesisProgress| match progress.done {
+        300.. => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    synthesizer.run(&samples(400), &journal, &mut stop).unwrap();
+    let report = synthesizer.run(&samples(400), &journal, &mut ()).unwrap();
+    assert_eq!((report.end, report.progress.failed), (RunEnd::Finished, 40));
+    assert_eq!(answered.load(Ordering::Relaxed), 320);
+    let asked = synthesizer.client().requests().len();
+    synthesizer.run(&samples(400), &journal, &mut ()).unwrap();
+    let again = synthesizer.client().requests().len() - asked;
+    assert_eq!(again, 40, "what was refused is not asked again, what failed is");
+}
+
+#[test]
+fn a_cap_that_nobody_keeps_to_is_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let cap = Some("1".parse().unwrap());
+    let journal = Arc::new(Journal::open(folder.path().join("journal.jsonl"), cap).unwrap());
+    let careless = Synthesizer::new(RuleTeacher, options());
+    let error = careless.run(&samples(2), &journal, &mut ()).unwrap_err();
+    assert!(matches!(error, SynthesisError::Unpaid), "{error}");
+    let paid = Budgeted::new(RuleTeacher, Prices::default(), Arc::clone(&journal));
+    let report = Synthesizer::new(paid, options()).run(&samples(2), &journal, &mut ()).unwrap();
+    assert_eq!(report.progress.accepted, 2);
+    // One row that alone is more than the cap does not end the run.
+    let prices = Prices { prompt: Cost { nanos: 1_000_000_000 }, completion: Cost::default() };
+    let paid = Budgeted::new(RuleTeacher, prices, Arc::clone(&journal));
+    let mut rows = samples(4).into_samples();
+    rows[2].prompt = "x".repeat(1_000_001);
+    let report =
+        Synthesizer::new(paid, options()).run(&InMemorySource::new("s", rows), &journal, &mut ());
+    let progress = report.unwrap().progress;
+    assert_eq!((progress.failed, progress.accepted, progress.resumed), (1, 1, 2));
+}
+
+/// A source that breaks off is no shorter source.
+#[test]
+fn a_source_that_breaks_off_is_an_error_and_keeps_the_files() {
+    struct Broken(usize);
+    impl SampleSource for Broken {
+        fn name(&self) -> &str {
+            "broken"
+        }
+
+        fn samples(&self) -> Result<Samples<'_>, SourceError> {
+            let broken = SourceError::Other {
+                name: "disk".to_owned(),
+                source: Box::new(std::io::Error::other("torn")),
+            };
+            let good = samples(4).into_samples().into_iter().take(self.0).map(Ok);
+            let end = (self.0 < 4).then_some(Err(broken));
+            Ok(Box::new(good.chain(end)))
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let (journal, paths) = (journal(folder.path()), paths(folder.path()));
+    let synthesizer = Synthesizer::new(RuleTeacher, options());
+    let full = &[ReasoningMode::Full];
+    synthesizer.run(&Broken(4), &journal, &mut ()).unwrap();
+    synthesizer.export(&Broken(4), &journal, &paths, full).unwrap();
+    let before = std::fs::read(&paths.traces).unwrap();
+    assert!(matches!(
+        synthesizer.run(&Broken(2), &journal, &mut ()),
+        Err(SynthesisError::Source(_))
+    ));
+    assert!(matches!(
+        synthesizer.export(&Broken(2), &journal, &paths, full),
+        Err(SynthesisError::Source(_))
+    ));
+    assert_eq!(std::fs::read(&paths.traces).unwrap(), before);
+    for same in [
+        ExportPaths::new(journal.path(), &paths.quarantine),
+        ExportPaths::new(&paths.traces, folder.path().join(".").join("traces.jsonl")),
+    ] {
+        let error = synthesizer.export(&Broken(4), &journal, &same, full).unwrap_err();
+        assert!(matches!(error, SynthesisError::SamePath { .. }), "{error}");
+    }
+}
+
+/// Journals of earlier versions must be found again: a key that changes pays for every row twice.
+#[test]
+fn the_key_of_a_row_stays_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = journal(folder.path());
+    Synthesizer::new(RuleTeacher, options()).run(&samples(1), &journal, &mut ()).unwrap();
+    let text = std::fs::read_to_string(journal.path()).unwrap();
+    assert!(text.contains(r#""key":"9f5bca7ec7dba992d72b31513c7b43da""#), "{text}");
+    let longer = Synthesizer::new(RuleTeacher, options().with_max_tokens(9));
+    let report = longer.run(&samples(1), &journal, &mut ()).unwrap();
+    assert_eq!(report.progress.resumed, 1);
 }
 
 #[test]

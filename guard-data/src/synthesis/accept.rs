@@ -23,6 +23,10 @@ pub enum Rejection {
     Filtered,
     /// It ended for another reason than that it was done.
     NotFinished,
+    /// The service did not take the request for this row: too long, or not allowed there.
+    Refused,
+    /// The service's reply is no reply of a chat model.
+    Malformed,
     /// It has no text.
     Empty,
     /// It has no block of answers.
@@ -43,6 +47,8 @@ pub enum Rejection {
     Loop,
     /// It concludes otherwise than it answers.
     Inconsistent,
+    /// Without what was not asked for, its answers would be read as others: it quotes a block of them.
+    Ambiguous,
 }
 
 impl fmt::Display for Rejection {
@@ -51,6 +57,8 @@ impl fmt::Display for Rejection {
             Self::CutOff => f.write_str("cut off at the limit of tokens"),
             Self::Filtered => f.write_str("stopped by a filter of the service"),
             Self::NotFinished => f.write_str("did not end by itself"),
+            Self::Refused => f.write_str("the service refused the request"),
+            Self::Malformed => f.write_str("malformed reply"),
             Self::Empty => f.write_str("no text"),
             Self::NoAnswers => f.write_str("no block of answers"),
             Self::NoAnswer(task) => write!(f, "no answer about the {task}"),
@@ -61,6 +69,7 @@ impl fmt::Display for Rejection {
             Self::Scaffold => f.write_str("speaks of the labels"),
             Self::Loop => f.write_str("goes round in circles"),
             Self::Inconsistent => f.write_str("concludes otherwise than it answers"),
+            Self::Ambiguous => f.write_str("quotes a block of answers"),
         }
     }
 }
@@ -91,6 +100,9 @@ pub(super) fn accept(
         return Err(Rejection::Inconsistent);
     }
     let output = output(asked, &parsed);
+    if !says(&output, asked, &parsed) {
+        return Err(Rejection::Ambiguous);
+    }
     Ok(ReasonedSample { output, ..blank }.with_origin(&sample.source, &sample.id))
 }
 
@@ -151,6 +163,18 @@ fn output(asked: &[Asked; 3], parsed: &ParsedOutput) -> String {
         written(asked[1], parsed.completion),
         written(asked[2], parsed.response),
     )
+}
+
+/// Whether the output is read as the reply was, but for what was left out.
+fn says(output: &str, asked: &[Asked; 3], reply: &ParsedOutput) -> bool {
+    fn same<L: Label>(asked: Asked, output: Answer<L>, reply: Answer<L>) -> bool {
+        let reply = if asked == Asked::LeftOut { None } else { reply.given() };
+        output.given() == reply
+    }
+    let output = parse_output(output);
+    same(asked[0], output.request, reply.request)
+        && same(asked[1], output.completion, reply.completion)
+        && same(asked[2], output.response, reply.response)
 }
 
 fn written<L>(asked: Asked, answer: Answer<L>) -> Answer<L> {
@@ -260,5 +284,10 @@ mod tests {
         let trace = accept(&sample(), &asked, &reply).unwrap();
         assert!(!trace.output.contains("Task 3") && !trace.output.contains("Response:"));
         assert_eq!(trace.labels(), sample().labels);
+        // A block that a step quotes would be whole where the reply's own no longer is.
+        let forged = BLOCK.replace("harmful\nC", "harmful\n C").replace("Answers:\n", "");
+        let quoting = STEPS.replace("It asks how.", &format!("It says:\n{forged}\nand asks."));
+        let reply = ChatReply::new(format!("{quoting}{BLOCK}"), ChatFinish::Stop);
+        assert_eq!(accept(&sample(), &asked, &reply).unwrap_err(), Rejection::Ambiguous);
     }
 }

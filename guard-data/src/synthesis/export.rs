@@ -71,7 +71,8 @@ impl<C: ChatClient> Synthesizer<C> {
     ///
     /// # Errors
     ///
-    /// [`SynthesisError`] when the source or the journal cannot be read, or a file not be written.
+    /// [`SynthesisError`] when the source or the journal cannot be read to its end, or a file not be
+    /// written. Files that are there stay as they were then.
     pub fn export(
         &self,
         source: &dyn SampleSource,
@@ -79,6 +80,7 @@ impl<C: ChatClient> Synthesizer<C> {
         paths: &ExportPaths,
         modes: &[ReasoningMode],
     ) -> Result<Exported, SynthesisError> {
+        check_paths(&[journal.path(), &paths.traces, &paths.quarantine])?;
         let mut exported = Exported::default();
         replace_file(&paths.quarantine, failed(&paths.quarantine), |aside| {
             replace_file(&paths.traces, failed(&paths.traces), |traces| {
@@ -104,6 +106,7 @@ impl<C: ChatClient> Synthesizer<C> {
         for sample in source.samples()? {
             let sample = match sample {
                 Ok(sample) => sample,
+                Err(error) if !error.is_of_row() => return Err(error.into()),
                 Err(error) => {
                     rows.exported.quarantined += 1;
                     let reason = error.to_string();
@@ -125,6 +128,24 @@ impl<C: ChatClient> Synthesizer<C> {
     }
 }
 
+/// Files that would replace each other.
+fn check_paths(paths: &[&Path]) -> Result<(), SynthesisError> {
+    let whole = |path: &Path| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+        let folder = folder.unwrap_or(Path::new(".")).canonicalize();
+        let link = path.canonicalize();
+        link.or(folder.map(|folder| folder.join(path.file_name().unwrap_or_default())))
+    };
+    let mut seen = HashSet::new();
+    for path in paths {
+        let place = whole(path).unwrap_or_else(|_| path.to_path_buf());
+        if !seen.insert(place) {
+            return Err(SynthesisError::SamePath { path: path.to_path_buf() });
+        }
+    }
+    Ok(())
+}
+
 struct Rows<'a> {
     exported: &'a mut Exported,
     outcomes: OutcomeReader<'a>,
@@ -141,7 +162,7 @@ impl Rows<'_> {
             return self.aside.write(&Aside {
                 source: Some(&sample.source),
                 id: Some(&sample.id),
-                reason: rejection.map(|why| why.to_string()).or(error).unwrap_or_default(),
+                reason: error.or(rejection.map(|why| why.to_string())).unwrap_or_default(),
                 input: Some(write_input(&sample.exchange())),
                 reply: reply.as_deref(),
             });

@@ -1,6 +1,6 @@
 //! What became of each row, and of the money: the one file that a run must not lose.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Seek, SeekFrom};
@@ -17,7 +17,12 @@ use crate::teacher::{Cost, Ledger, LedgerError, Reservation};
 /// spent. It is written by one process at a time, line by line, before anything depends on the line.
 ///
 /// After a kill it is opened again: a torn last line is cut off, rows that have an outcome are not
-/// asked for again, and amounts that were reserved and never settled count as spent.
+/// asked for again, and amounts that were reserved and never settled count as spent. Lines are promised
+/// to survive the end of the process at once, and that of the machine every 32 rows and when a run ends.
+///
+/// The cap binds whoever reserves from the journal: put a [`Budgeted`](crate::Budgeted) with it round
+/// the client. [`Synthesizer::run`](crate::Synthesizer::run) refuses a journal with a cap whose client
+/// does not.
 #[derive(Debug)]
 pub struct Journal {
     cap: Option<Cost>,
@@ -29,10 +34,10 @@ pub struct Journal {
 struct Inner {
     log: LineLog,
     rows: HashMap<RowKey, Entry>,
-    /// Rows that a run has in hand.
-    claimed: HashSet<RowKey>,
     spent: Cost,
     reserved: HashMap<u64, Cost>,
+    /// Whether anybody asked for money.
+    is_asked: bool,
     next_call: u64,
     unsynced: u32,
 }
@@ -178,14 +183,9 @@ impl Journal {
         self.inner().rows.get(&key).map(|entry| entry.state)
     }
 
-    /// Takes a row in hand; says whether nobody had it.
-    pub(super) fn claim(&self, key: RowKey) -> bool {
-        self.inner().claimed.insert(key)
-    }
-
-    /// Lets go of all rows that a run had in hand.
-    pub(super) fn release(&self) {
-        self.inner().claimed.clear();
+    /// Whether it has a cap that nobody keeps to.
+    pub(super) fn is_passed_over(&self) -> bool {
+        self.cap.is_some() && !self.inner().is_asked
     }
 
     /// Writes down what became of a row.
@@ -255,9 +255,9 @@ impl Inner {
         Self {
             log,
             rows: HashMap::new(),
-            claimed: HashSet::new(),
             spent: Cost::default(),
             reserved: HashMap::new(),
+            is_asked: false,
             next_call: 0,
             unsynced: 0,
         }
@@ -326,12 +326,23 @@ impl Inner {
     }
 }
 
+fn unwritten(error: &LineLogError) -> LedgerError {
+    LedgerError::Unwritten(match error {
+        LineLogError::Io { source, .. } => source.kind(),
+        LineLogError::InUse { .. } => std::io::ErrorKind::WouldBlock,
+    })
+}
+
 /// The reservation of what costs nothing.
 const FREE: Reservation = Reservation(u64::MAX);
 
 impl Ledger for Journal {
     fn reserve(&self, amount: Cost) -> Result<Reservation, LedgerError> {
         let mut inner = self.inner();
+        inner.is_asked = true;
+        if self.cap.is_some_and(|cap| amount > cap) {
+            return Err(LedgerError::TooExpensive);
+        }
         if self.cap.is_some_and(|cap| inner.spent + amount > cap) {
             return Err(LedgerError::CapReached);
         }
@@ -341,7 +352,7 @@ impl Ledger for Journal {
         let call = inner.next_call;
         inner
             .append(&Line::Reserved { call, nanos: amount.nanos })
-            .map_err(|_| LedgerError::Unwritten)?;
+            .map_err(|error| unwritten(&error))?;
         inner.reserved(call, amount);
         Ok(Reservation(call))
     }
@@ -354,7 +365,7 @@ impl Ledger for Journal {
         let mut inner = self.inner();
         inner
             .append(&Line::Settled { call, nanos: spent.nanos })
-            .map_err(|_| LedgerError::Unwritten)?;
+            .map_err(|error| unwritten(&error))?;
         inner.settled(call, spent);
         Ok(())
     }
@@ -391,6 +402,7 @@ mod tests {
         journal.record(two, outcome(two, None)).unwrap();
         let settled = journal.reserve(Cost { nanos: 60 }).unwrap();
         assert_eq!(journal.reserve(Cost { nanos: 41 }), Err(LedgerError::CapReached));
+        assert_eq!(journal.reserve(Cost { nanos: 101 }), Err(LedgerError::TooExpensive));
         journal.settle(settled, Cost { nanos: 10 }).unwrap();
         journal.reserve(Cost { nanos: 50 }).unwrap();
         assert!(matches!(

@@ -38,7 +38,7 @@ pub enum RunEnd {
     CapReached,
     /// The service turned the key or the account away, several times in a row.
     TurnedAway(ChatError),
-    /// The service failed for many rows in a row.
+    /// The service failed for, or refused, many rows in a row.
     ServiceDown(ChatError),
     /// Too many replies were put aside: the teacher, or the prompt for it, is not fit.
     TooManyRejected {
@@ -54,7 +54,10 @@ impl fmt::Display for RunEnd {
         match self {
             Self::Finished => f.write_str("finished"),
             Self::Stopped => f.write_str("stopped; the same command goes on"),
-            Self::CapReached => f.write_str("the cost cap is reached; raise it to go on"),
+            Self::CapReached => f.write_str(
+                "the cost cap leaves no room for the next request at its worst; the same command \
+                 goes on if others turned out cheaper, a higher cap in any case",
+            ),
             Self::TurnedAway(error) => write!(f, "given up: {error}"),
             Self::ServiceDown(error) => write!(f, "given up for now, after many rows: {error}"),
             Self::TooManyRejected { rejected, judged } => write!(

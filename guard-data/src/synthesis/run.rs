@@ -1,11 +1,11 @@
 //! Asking for all rows of a source.
 
+use std::collections::HashSet;
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
-use serde_json::json;
 use sha2::{Digest, Sha256};
 
 use super::accept::{Rejection, accept};
@@ -137,6 +137,15 @@ pub enum SynthesisError {
     /// The journal cannot take what is spent.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// The journal has a cap, and the client asks without reserving from it.
+    #[error("the journal has a cost cap that the client does not keep to: put `Budgeted` round it")]
+    Unpaid,
+    /// Two of the files of an export are one.
+    #[error("{} is named twice", path.display())]
+    SamePath {
+        /// The file.
+        path: std::path::PathBuf,
+    },
     /// A result cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -205,15 +214,18 @@ impl<C: ChatClient> Synthesizer<C> {
         &self.client
     }
 
-    /// What a sample is called in the journal: whatever changes its trace changes the key.
+    /// What a sample is called in the journal: whatever changes its trace changes the key. The limit of
+    /// tokens is no part of it: a reply that ended by itself would have ended so under another.
     pub(super) fn key(&self, sample: &Sample) -> RowKey {
-        let SynthesisOptions { model, max_tokens, temperature, seed, missing, .. } = &self.options;
-        let parts = json!({
-            "prompt": PROMPT_VERSION, "model": model, "max_tokens": max_tokens,
-            "temperature": temperature, "seed": seed, "missing": format!("{missing:?}"),
-            "sample": sample,
-        });
-        let digest = Sha256::digest(parts.to_string());
+        let SynthesisOptions { model, temperature, seed, missing, .. } = &self.options;
+        let missing = match missing {
+            MissingLabels::Decide => "decide",
+            MissingLabels::LeaveOut => "leave_out",
+        };
+        // An array: the order of an object's fields is up to the features of serde_json.
+        let parts = (PROMPT_VERSION, model, temperature, seed, missing, sample);
+        let parts = serde_json::to_string(&parts).unwrap_or_default();
+        let digest = Sha256::digest(parts);
         let mut key = [0; 16];
         key.copy_from_slice(&digest[..16]);
         RowKey(key)
@@ -233,7 +245,7 @@ impl<C: ChatClient> Synthesizer<C> {
     ///
     /// # Errors
     ///
-    /// [`SourceError`] when the source cannot be opened.
+    /// [`SourceError`] when the source cannot be opened, or read to its end.
     pub fn estimate(
         &self,
         source: &dyn SampleSource,
@@ -241,16 +253,23 @@ impl<C: ChatClient> Synthesizer<C> {
         prices: Prices,
     ) -> Result<Estimate, SourceError> {
         let mut estimate = Estimate::default();
-        for sample in source.samples()?.flatten() {
+        let mut seen = HashSet::new();
+        for sample in source.samples()? {
+            let sample = match sample {
+                Ok(sample) => sample,
+                Err(error) if error.is_of_row() => continue,
+                Err(error) => return Err(error),
+            };
             let key = self.key(&sample);
-            if self.is_done(journal, key) {
+            if !seen.insert(key) || self.is_done(journal, key) {
                 continue;
             }
             let request = self.request(&sample, &Asked::of(&sample, self.options.missing), key);
             let completion = self.options.max_tokens as u64;
             estimate.rows += 1;
             estimate.likely_prompt_tokens += request.most_prompt_tokens() / 4;
-            estimate.most_completion_tokens += completion;
+            estimate.most_completion_tokens =
+                estimate.most_completion_tokens.saturating_add(completion);
             let most = TokenCount { prompt: request.most_prompt_tokens(), completion };
             estimate.most = estimate.most + prices.cost(most);
         }
@@ -261,15 +280,19 @@ impl<C: ChatClient> Synthesizer<C> {
     ///
     /// # Errors
     ///
-    /// [`SynthesisError`] when the source cannot be opened or the journal cannot be written. All
-    /// else is told in the report: see [`RunEnd`].
+    /// [`SynthesisError`] when the source cannot be opened or read to its end, the journal cannot be
+    /// written, or the client does not keep to its cap. All else is told in the report: see [`RunEnd`].
     pub fn run(
         &self,
         source: &dyn SampleSource,
         journal: &Journal,
         observer: &mut dyn SynthesisObserver,
     ) -> Result<SynthesisReport, SynthesisError> {
-        let work = Work { rows: Mutex::new(source.samples()?), stop: AtomicBool::new(false) };
+        let work = Work {
+            rows: Mutex::new(source.samples()?),
+            claimed: Mutex::default(),
+            stop: AtomicBool::new(false),
+        };
         let work = &work;
         let mut tally = Tally::new(self.options.most_rejected);
         let result = std::thread::scope(|scope| {
@@ -284,9 +307,8 @@ impl<C: ChatClient> Synthesizer<C> {
             work.stop.store(true, Ordering::Relaxed);
             result
         });
-        journal.release();
-        journal.sync()?;
         result?;
+        journal.sync()?;
         Ok(tally.report)
     }
 
@@ -296,8 +318,9 @@ impl<C: ChatClient> Synthesizer<C> {
             let row = work.rows.lock().unwrap_or_else(PoisonError::into_inner).next();
             let event = match row {
                 None => return,
-                Some(Err(_)) => Event::Undecodable,
-                Some(Ok(sample)) => self.ask(&sample, journal),
+                Some(Err(error)) if error.is_of_row() => Event::Undecodable,
+                Some(Err(error)) => Event::Broken(error.into()),
+                Some(Ok(sample)) => self.ask(&sample, work, journal),
             };
             if sender.send(event).is_err() {
                 return;
@@ -305,19 +328,32 @@ impl<C: ChatClient> Synthesizer<C> {
         }
     }
 
-    fn ask(&self, sample: &Sample, journal: &Journal) -> Event {
+    fn ask(&self, sample: &Sample, work: &Work<'_>, journal: &Journal) -> Event {
         let key = self.key(sample);
-        if !journal.claim(key) {
+        if !work.claimed.lock().unwrap_or_else(PoisonError::into_inner).insert(key) {
             return Event::Repeated;
         }
         if self.is_done(journal, key) {
             return Event::Resumed;
         }
         let asked = Asked::of(sample, self.options.missing);
-        let reply = match self.client.chat(&self.request(sample, &asked, key)) {
+        let reply = self.client.chat(&self.request(sample, &asked, key));
+        if journal.is_passed_over() {
+            return Event::Broken(SynthesisError::Unpaid);
+        }
+        let reply = match reply {
             Ok(reply) => reply,
             Err(ChatError::Budget(LedgerError::CapReached)) => return Event::CapReached,
-            Err(ChatError::Budget(error)) => return Event::Broken(error.into()),
+            Err(ChatError::Budget(error @ LedgerError::Unwritten(_))) => {
+                return Event::Broken(error.into());
+            }
+            // Asked again, these would fail again, and be paid for again.
+            Err(error @ ChatError::Refused { status: 400 | 413 | 422 }) => {
+                return self.put_aside(sample, key, journal, Rejection::Refused, Some(error));
+            }
+            Err(error @ ChatError::Malformed(_)) => {
+                return self.put_aside(sample, key, journal, Rejection::Malformed, Some(error));
+            }
             Err(error) => {
                 let outcome = Outcome { error: Some(error.to_string()), ..blank(key, sample) };
                 return written(journal.record(key, outcome), Event::Failed(error));
@@ -329,11 +365,28 @@ impl<C: ChatClient> Synthesizer<C> {
                 written(journal.record(key, outcome), Event::Accepted)
             }
             Err(rejection) => {
-                let (rejection_, reply) = (Some(rejection), Some(reply.text));
-                let outcome = Outcome { rejection: rejection_, reply, ..blank(key, sample) };
-                written(journal.record(key, outcome), Event::Rejected(rejection))
+                let (why, reply) = (Some(rejection), Some(reply.text));
+                let outcome = Outcome { rejection: why, reply, ..blank(key, sample) };
+                written(journal.record(key, outcome), Event::Rejected(rejection, None))
             }
         }
+    }
+
+    /// Writes down that there is no reply for this row, and will be none.
+    fn put_aside(
+        &self,
+        sample: &Sample,
+        key: RowKey,
+        journal: &Journal,
+        rejection: Rejection,
+        error: Option<ChatError>,
+    ) -> Event {
+        let outcome = Outcome {
+            rejection: Some(rejection),
+            error: error.as_ref().map(ToString::to_string),
+            ..blank(key, sample)
+        };
+        written(journal.record(key, outcome), Event::Rejected(rejection, error))
     }
 
     fn is_done(&self, journal: &Journal, key: RowKey) -> bool {
@@ -367,6 +420,8 @@ fn written(result: Result<(), JournalError>, event: Event) -> Event {
 /// What the workers share.
 struct Work<'a> {
     rows: Mutex<Samples<'a>>,
+    /// The rows of this run so far.
+    claimed: Mutex<HashSet<RowKey>>,
     stop: AtomicBool,
 }
 
@@ -376,7 +431,8 @@ enum Event {
     Repeated,
     Undecodable,
     Accepted,
-    Rejected(Rejection),
+    /// With the error, where there is no reply at all.
+    Rejected(Rejection, Option<ChatError>),
     Failed(ChatError),
     CapReached,
     Broken(SynthesisError),
@@ -434,18 +490,28 @@ impl Tally {
         let progress = &mut self.report.progress;
         progress.done += 1;
         match event {
-            Event::Resumed => progress.resumed += 1,
+            Event::Resumed => {
+                progress.resumed += 1;
+                // Rows that fail in every run stand between others that do not.
+                self.without_reply = 0;
+            }
             Event::Repeated => self.report.repeated += 1,
             Event::Undecodable => progress.undecodable += 1,
             Event::Accepted => {
                 progress.accepted += 1;
                 self.replied();
             }
-            Event::Rejected(rejection) => {
+            Event::Rejected(rejection, error) => {
                 progress.rejected += 1;
                 *self.report.rejections.entry(*rejection).or_default() += 1;
-                self.replied();
-                return self.too_many_rejected();
+                let down = match error {
+                    Some(error) => self.failed(error),
+                    None => {
+                        self.replied();
+                        None
+                    }
+                };
+                return down.or_else(|| self.too_many_rejected());
             }
             Event::Failed(error) => {
                 progress.failed += 1;
@@ -467,7 +533,9 @@ impl Tally {
 
     fn failed(&mut self, error: &ChatError) -> Option<RunEnd> {
         self.without_reply += 1;
-        if matches!(error, ChatError::Unauthorised { .. } | ChatError::QuotaExhausted) {
+        if !matches!(error, ChatError::Unauthorised { .. } | ChatError::QuotaExhausted) {
+            self.turned_away = 0;
+        } else {
             self.turned_away += 1;
             if self.turned_away >= TURNED_AWAY {
                 return Some(RunEnd::TurnedAway(error.clone()));

@@ -62,12 +62,14 @@ fn first_sentence(text: &str) -> &str {
     let text = text.trim();
     let ends = |(place, c): (usize, char)| {
         let after = &text[place + c.len_utf8()..];
-        let is_end = matches!(c, '.' | '!' | '?' | '\n') && after.starts_with(char::is_whitespace);
+        if !(matches!(c, '.' | '!' | '?' | '\n') && after.starts_with(char::is_whitespace)) {
+            return None;
+        }
         // A dot behind one letter or a number is an abbreviation or a numeral.
         let word = text[..place].rsplit(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
         let is_short =
             c == '.' && (word.chars().count() < 2 || word.bytes().all(|b| b.is_ascii_digit()));
-        (is_end && !is_short).then(|| place + c.len_utf8())
+        (!is_short).then(|| place + c.len_utf8())
     };
     let end = text.char_indices().find_map(ends).unwrap_or(text.len());
     text[..end].trim_end()

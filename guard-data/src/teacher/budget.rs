@@ -88,8 +88,7 @@ pub trait Ledger: Send + Sync {
     ///
     /// # Errors
     ///
-    /// [`LedgerError::CapReached`] when there is not enough left, [`LedgerError::Unwritten`] when
-    /// it could not be written down.
+    /// [`LedgerError`] when there is not enough left, or it could not be written down.
     fn reserve(&self, amount: Cost) -> Result<Reservation, LedgerError>;
 
     /// Replaces a reservation by what was spent.
@@ -124,9 +123,12 @@ pub enum LedgerError {
     /// The cap does not leave as much.
     #[error("the cost cap is reached")]
     CapReached,
+    /// The amount alone is more than the whole cap.
+    #[error("a request that could cost more than the whole cap")]
+    TooExpensive,
     /// The amount could not be written down.
-    #[error("the spending cannot be recorded")]
-    Unwritten,
+    #[error("the spending cannot be recorded: {0}")]
+    Unwritten(std::io::ErrorKind),
 }
 
 /// A ledger that forgets: for tests, and for services without a price.
@@ -147,6 +149,9 @@ impl MemoryLedger {
 impl Ledger for MemoryLedger {
     fn reserve(&self, amount: Cost) -> Result<Reservation, LedgerError> {
         let mut spent = self.spent.lock().unwrap_or_else(PoisonError::into_inner);
+        if amount > self.cap {
+            return Err(LedgerError::TooExpensive);
+        }
         if spent.0 + amount > self.cap {
             return Err(LedgerError::CapReached);
         }
@@ -171,10 +176,14 @@ impl Ledger for MemoryLedger {
 
 /// A client that asks only what its ledger can pay for.
 ///
-/// The most that a request can cost is reserved before it is made: a byte is at least a token, so
-/// the text bounds the tokens of the request, and `max_tokens` those of the reply. A reply that does
-/// not tell its tokens costs the most, and so does a request whose fate is not known (a timeout, a
-/// reply that was cut). What the service refused costs nothing.
+/// The most that a request can cost is reserved before it is made: the text bounds its tokens
+/// ([`ChatRequest::most_prompt_tokens`]), and `max_tokens` those of the reply. A reply that does not
+/// tell its tokens costs the most, and so does a request whose fate is not known (a timeout, a reply
+/// that was cut, an error of a gateway). What the service refused costs nothing. Whoever bills more than
+/// its own count of tokens, or writes more than `max_tokens`, is not bound by this.
+///
+/// Put it next to the client that makes the requests, inside of [`Retrying`](super::Retrying), so that
+/// each attempt is paid for.
 #[derive(Debug)]
 pub struct Budgeted<C, L> {
     client: C,
@@ -207,7 +216,8 @@ impl<C: ChatClient, L: Ledger> Budgeted<C, L> {
     }
 }
 
-/// Whether the service did no work for a request that ended so.
+/// Whether the service did no work for a request that ended so. A gateway's other errors may come when
+/// the model behind it has written on.
 fn is_unbilled(error: &ChatError) -> bool {
     match error {
         ChatError::RateLimited { .. }
@@ -215,8 +225,8 @@ fn is_unbilled(error: &ChatError) -> bool {
         | ChatError::Unauthorised { .. }
         | ChatError::Refused { .. }
         | ChatError::Transport(TransportFault::Connect) => true,
-        // Behind a timeout of the service or its gateway, the model may have written on.
-        ChatError::Unavailable { status, .. } => !matches!(status, 408 | 504),
+        // Too busy, as OpenAI and Anthropic say it.
+        ChatError::Unavailable { status, .. } => matches!(status, 409 | 503 | 529),
         _ => false,
     }
 }

@@ -1,5 +1,6 @@
 //! The teacher: a chat model behind a service, and everything that can go wrong on the way.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -67,18 +68,22 @@ impl ChatRequest {
 }
 
 impl ChatRequest {
-    /// The most tokens that the messages can have: a token is at least one byte, and a chat
-    /// template adds a few for each message.
+    /// The most tokens that the messages can have. A token is at least one byte of the text as the
+    /// tokenizer sees it, which for letters beyond ASCII can be three times as long (Unicode's NFC);
+    /// and a chat template adds some for each message.
     #[must_use]
     pub fn most_prompt_tokens(&self) -> u64 {
         const TEMPLATE: usize = 16;
-        let bytes = |message: &Message| message.content.len() + TEMPLATE;
-        (self.messages.iter().map(bytes).sum::<usize>() + TEMPLATE) as u64
+        let bytes = |message: &Message| {
+            let ascii = message.content.bytes().filter(u8::is_ascii).count();
+            ascii + 3 * (message.content.len() - ascii) + TEMPLATE
+        };
+        (self.messages.iter().map(bytes).sum::<usize>() + 4 * TEMPLATE) as u64
     }
 }
 
-/// What a chat model replied.
-#[derive(Clone, Debug, PartialEq, Eq)]
+/// What a chat model replied. `Debug` shows the length of its text only.
+#[derive(Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ChatReply {
     /// The text, as it came.
@@ -87,6 +92,16 @@ pub struct ChatReply {
     pub finish: ChatFinish,
     /// What the service counted. `None` when it did not say: charge the worst case then.
     pub usage: Option<TokenCount>,
+}
+
+impl fmt::Debug for ChatReply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ChatReply")
+            .field("text", &self.text.len())
+            .field("finish", &self.finish)
+            .field("usage", &self.usage)
+            .finish()
+    }
 }
 
 impl ChatReply {
@@ -216,6 +231,7 @@ impl ChatError {
         match status {
             200..=299 => None,
             401 | 403 => Some(Self::Unauthorised { status }),
+            402 => Some(Self::QuotaExhausted),
             429 => Some(Self::RateLimited { retry_after }),
             408 | 409 | 500..=599 => Some(Self::Unavailable { status, retry_after }),
             _ => Some(Self::Refused { status }),

@@ -1,5 +1,6 @@
 //! A teacher behind HTTP: any server that speaks the OpenAI chat protocol.
 
+use std::env::VarError;
 use std::fmt;
 use std::io::{self, Read};
 use std::net::IpAddr;
@@ -19,7 +20,8 @@ use super::chat::{
     TransportFault,
 };
 
-/// The key of a service. It is wiped from memory when it is dropped, and `Debug` does not show it.
+/// The key of a service. `Debug` does not show it, and it is wiped from memory when it is dropped,
+/// though not the copies that a request under way makes.
 ///
 /// It comes from the environment or from a file: what stands in a command line is seen by every
 /// user of the machine.
@@ -34,8 +36,11 @@ impl ApiKey {
     /// [`HttpConfigError::NoKey`] when it is not set or empty, [`HttpConfigError::BadKey`] when it
     /// cannot stand in a header.
     pub fn from_env(variable: &str) -> Result<Self, HttpConfigError> {
-        let no_key = || HttpConfigError::NoKey { place: variable.to_owned() };
-        Self::new(std::env::var(variable).map_err(|_| no_key())?, variable)
+        let text = std::env::var(variable).map_err(|error| match error {
+            VarError::NotPresent => HttpConfigError::NoKey { place: variable.to_owned() },
+            VarError::NotUnicode(_) => HttpConfigError::BadKey { place: variable.to_owned() },
+        })?;
+        Self::new(text, variable)
     }
 
     /// The key in a file, without the white space round it.
@@ -264,7 +269,11 @@ impl HttpChat {
     }
 
     /// The body, if it is no longer than the limit and ends in time.
-    fn read(response: &mut Response, limit: u64, end: Instant) -> Result<Vec<u8>, ChatError> {
+    fn read(
+        response: &mut Response,
+        limit: u64,
+        end: Option<Instant>,
+    ) -> Result<Vec<u8>, ChatError> {
         let mut body = Vec::new();
         let mut block = [0; 16 << 10];
         loop {
@@ -277,8 +286,8 @@ impl HttpChat {
             if body.len() as u64 > limit {
                 return Err(ChatError::Malformed(ReplyFault::TooLarge { limit }));
             }
-            // The client's own limit is for each read: a server may drip for ever.
-            if Instant::now() > end {
+            // A server that drips would be read to the end otherwise.
+            if end.is_some_and(|end| Instant::now() > end) {
                 return Err(ChatError::Transport(TransportFault::Timeout));
             }
         }
@@ -289,15 +298,17 @@ impl ChatClient for HttpChat {
     fn chat(&self, request: &ChatRequest) -> Result<ChatReply, ChatError> {
         /// What is read of the body of an error.
         const ERROR_LIMIT: u64 = 64 << 10;
-        let end = Instant::now() + self.timeout;
+        let end = Instant::now().checked_add(self.timeout);
         let mut response = self.post(request)?;
         let wait = retry_after(response.headers(), SystemTime::now());
         match ChatError::from_status(response.status().as_u16(), wait) {
             None => read_reply(&Self::read(&mut response, self.reply_limit, end)?),
-            Some(error) => {
+            // Only there does the body say more than the status, and a body may be slow.
+            Some(error @ ChatError::RateLimited { .. }) => {
                 let body = Self::read(&mut response, ERROR_LIMIT, end).unwrap_or_default();
                 Err(if is_quota(&body) { ChatError::QuotaExhausted } else { error })
             }
+            Some(error) => Err(error),
         }
     }
 }
@@ -348,7 +359,12 @@ fn cut(error: &io::Error) -> ChatError {
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let value = headers.get("retry-after")?.to_str().ok()?.trim();
     if let Ok(seconds) = value.parse::<f64>() {
-        return Duration::try_from_secs_f64(seconds).ok();
+        let too_long = seconds > 1e9;
+        return if too_long {
+            Some(Duration::MAX)
+        } else {
+            Duration::try_from_secs_f64(seconds).ok()
+        };
     }
     let date = httpdate::parse_http_date(value).ok()?;
     Some(date.duration_since(now).unwrap_or_default())
@@ -373,18 +389,23 @@ fn read_reply(body: &[u8]) -> Result<ChatReply, ChatError> {
         Some("content_filter") => ChatFinish::ContentFilter,
         _ => ChatFinish::Other,
     };
-    let text = match choice["message"]["content"].as_str() {
-        Some(text) => text,
-        // A filtered reply has no text, and is told as such.
-        None if finish == ChatFinish::ContentFilter => "",
-        None => return Err(missing("content")),
+    let text = match choice["message"].get("content") {
+        Some(Value::String(text)) => text,
+        // Filtered replies, refusals and those that only reasoned come without a text.
+        Some(Value::Null) => "",
+        _ => return Err(missing("content")),
     };
     let mut reply = ChatReply::new(text, finish);
     reply.usage = usage(&json["usage"]);
     Ok(reply)
 }
 
+/// The tokens, where the service counted some: 0 for a request, or more than any request has, is no
+/// count. Some services leave hidden reasoning out of all but the total.
 fn usage(json: &Value) -> Option<TokenCount> {
-    let prompt = json["prompt_tokens"].as_u64()?;
-    Some(TokenCount { prompt, completion: json["completion_tokens"].as_u64()? })
+    let count = |field: &str| json[field].as_u64().filter(|tokens| *tokens <= u32::MAX.into());
+    let prompt = count("prompt_tokens").filter(|tokens| *tokens > 0)?;
+    let completion = count("completion_tokens")?;
+    let rest = count("total_tokens").unwrap_or(0).saturating_sub(prompt);
+    Some(TokenCount { prompt, completion: completion.max(rest) })
 }

@@ -27,7 +27,7 @@ pub struct RetryPolicy {
     pub cap: Duration,
     /// The longest wait that a service can ask for. Default 120 s.
     pub retry_after_cap: Duration,
-    /// No attempt begins later than this after the first. Default 600 s.
+    /// No wait ends later than this after the end of the first attempt. Default 600 s.
     pub deadline: Duration,
 }
 
@@ -118,7 +118,10 @@ impl<C: ChatClient, K: Clock> Retrying<C, K> {
     fn wait(&self, attempts: u32, error: &ChatError) -> Duration {
         let draw: f64 = self.rng.lock().unwrap_or_else(PoisonError::into_inner).random();
         match error.retry_after() {
-            Some(asked) => asked.min(self.policy.retry_after_cap) + self.policy.base.mul_f64(draw),
+            Some(asked) => {
+                let asked = asked.min(self.policy.retry_after_cap);
+                asked.saturating_add(self.policy.base.mul_f64(draw))
+            }
             None => self.policy.longest_wait(attempts).mul_f64(draw),
         }
     }
@@ -126,7 +129,7 @@ impl<C: ChatClient, K: Clock> Retrying<C, K> {
 
 impl<C: ChatClient, K: Clock> ChatClient for Retrying<C, K> {
     fn chat(&self, request: &ChatRequest) -> Result<ChatReply, ChatError> {
-        let start = self.clock.now();
+        let mut start = None;
         let mut attempts = 0;
         loop {
             let error = match self.client.chat(request) {
@@ -135,7 +138,9 @@ impl<C: ChatClient, K: Clock> ChatClient for Retrying<C, K> {
             };
             attempts += 1;
             let wait = self.wait(attempts, &error);
-            let late = self.clock.now().saturating_sub(start) + wait > self.policy.deadline;
+            let now = self.clock.now();
+            let passed = now.saturating_sub(*start.get_or_insert(now));
+            let late = passed.saturating_add(wait) > self.policy.deadline;
             if !error.is_transient() || attempts >= self.policy.attempts || late {
                 return Err(error);
             }

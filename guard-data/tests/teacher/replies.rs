@@ -7,7 +7,7 @@ use crate::server::{Act, Seen, Server, reply, response};
 use guard_data::{
     ApiKey, ChatClient, ChatError, ChatFinish, ChatReply, ChatRequest, HttpChat, HttpConfigError,
     InMemorySource, Journal, Message, ReplyFault, RetryPolicy, Retrying, Role, RunEnd, Sample,
-    SynthesisOptions, Synthesizer, TokenCount, TokenLimitField, TransportFault,
+    SynthesisOptions, SynthesisProgress, Synthesizer, TokenCount, TokenLimitField, TransportFault,
 };
 
 const CANARY: &str = "sk-CANARY-4711";
@@ -70,7 +70,10 @@ fn fault_t50_each_status_has_its_error() {
     assert!((25..=30).contains(&wait.as_secs()), "{wait:?}");
     let past = "Retry-After: Wed, 21 Oct 2015 07:28:00 GMT\r\n";
     assert_eq!(status("429 Slow down", past), limited(0));
-    for absurd in ["1e300", "-5", "nan", "soon", "99999999999999999999999", "\u{fc}"] {
+    let endless = status("429 Slow down", "Retry-After: 1e300\r\n");
+    assert_eq!(endless.retry_after(), Some(Duration::MAX));
+    for absurd in ["18446744073709549568", "-5", "nan", "soon", "99999999999999999999999", "\u{fc}"]
+    {
         let error = status("429 Slow down", &format!("Retry-After: {absurd}\r\n"));
         assert!(matches!(error, ChatError::RateLimited { .. }), "{absurd}");
     }
@@ -79,6 +82,7 @@ fn fault_t50_each_status_has_its_error() {
     assert_eq!(status("503 Busy", ""), unavailable(503));
     assert_eq!(status("408 Slow", ""), unavailable(408));
     assert_eq!(status("401 Who?", ""), ChatError::Unauthorised { status: 401 });
+    assert_eq!(status("402 Pay", ""), ChatError::QuotaExhausted);
     assert_eq!(status("400 What?", ""), ChatError::Refused { status: 400 });
     let quota =
         r#"{"error":{"message":"no","type":"insufficient_quota","code":"insufficient_quota"}}"#;
@@ -102,7 +106,7 @@ fn fault_t50_useless_bodies_are_named() {
     for body in [
         r#"{"choices":[null]}"#,
         r#"{"choices":[{"message":null}]}"#,
-        r#"{"choices":[{"message":{"content":null},"finish_reason":"stop"}]}"#,
+        r#"{"choices":[{"message":{},"finish_reason":"stop"}]}"#,
         r#"{"choices":[{"message":{"content":["x"]}}]}"#,
     ] {
         assert_eq!(malformed(body), ReplyFault::Field("content"), "{body}");
@@ -122,6 +126,11 @@ fn fault_t50_lost_replies_are_told_apart() {
     assert_eq!(fault(vec![send("HTTP/1.1 200 OK\r\nContent-")]), TransportFault::Cut);
     assert_eq!(fault(vec![send("nonsense\r\n\r\n")]), TransportFault::Cut);
     assert_eq!(fault(vec![Act::Reset]), TransportFault::Cut);
+    let mut drip = vec![send("HTTP/1.1 200 OK\r\nContent-Length: 500\r\n\r\n")];
+    for _ in 0..20 {
+        drip.extend([send(" "), Act::Pause(Duration::from_millis(100))]);
+    }
+    assert_eq!(fault(drip), TransportFault::Timeout);
     let stall = Act::Pause(Duration::from_secs(3));
     assert_eq!(fault(vec![stall.clone()]), TransportFault::Timeout);
     assert_eq!(fault(vec![send(head), stall]), TransportFault::Timeout);
@@ -167,9 +176,21 @@ fn a_good_reply_is_read_and_the_request_is_as_it_should_be() {
     assert_eq!(finish("length"), ChatFinish::Length);
     assert_eq!(finish("content_filter"), ChatFinish::ContentFilter);
     assert_eq!(finish("tool_calls"), ChatFinish::Other);
-    let filtered = r#"{"choices":[{"message":{"content":null},"finish_reason":"content_filter"}],"usage":{"prompt_tokens":-1}}"#;
-    let filtered = ask(response("200 OK", "", filtered)).unwrap();
-    assert_eq!((filtered.finish, filtered.usage), (ChatFinish::ContentFilter, None));
+    let count = |usage: &str| {
+        let body = format!(
+            r#"{{"choices":[{{"message":{{"content":null}},"finish_reason":"content_filter"}}],"usage":{usage}}}"#
+        );
+        let reply = ask(response("200 OK", "", &body)).unwrap();
+        assert_eq!((reply.finish, reply.text.as_str()), (ChatFinish::ContentFilter, ""));
+        reply.usage.map(|usage| (usage.prompt, usage.completion))
+    };
+    assert_eq!(count(r#"{"prompt_tokens":-1,"completion_tokens":5}"#), None);
+    assert_eq!(count(r#"{"prompt_tokens":0,"completion_tokens":0}"#), None);
+    assert_eq!(count(r#"{"prompt_tokens":18446744073709551615,"completion_tokens":1}"#), None);
+    assert_eq!(count(r#"{"prompt_tokens":7,"completion_tokens":"x"}"#), None);
+    assert_eq!(count(r#"{"prompt_tokens":7,"completion_tokens":2}"#), Some((7, 2)));
+    let hidden = r#"{"prompt_tokens":7,"completion_tokens":2,"total_tokens":90}"#;
+    assert_eq!(count(hidden), Some((7, 83)), "hidden reasoning is in the total only");
 }
 
 #[test]
@@ -225,7 +246,8 @@ fn fault_t52_the_key_is_nowhere_seen() {
         let source = InMemorySource::new("s", vec![Sample::new("1", "s", "hi")]);
         let synthesizer = Synthesizer::new(client, SynthesisOptions::new("m"));
         let report = synthesizer.run(&source, &journal, &mut ()).unwrap();
-        assert_eq!((report.progress.failed, &report.end), (1, &RunEnd::Finished));
+        let SynthesisProgress { failed, rejected, .. } = report.progress;
+        assert_eq!((failed + rejected, &report.end), (1, &RunEnd::Finished));
         shown.push_str(&format!("{report} {report:?} {journal:?}"));
         shown.push_str(&std::fs::read_to_string(journal.path()).unwrap());
         let error = synthesizer.client().chat(&request()).unwrap_err();
