@@ -44,8 +44,8 @@ pub enum Trust {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HubError {
-    /// A dataset is named `owner/name`, and a path in it leads nowhere else.
-    #[error("{0}: expected owner/name and a relative path")]
+    /// A dataset is named `owner/name`, and a revision or path in it leads nowhere else.
+    #[error("{0}: expected owner/name, a revision and a relative path")]
     Name(FileName),
     /// There is no such dataset, revision or file.
     #[error("{0} is not on the hub")]
@@ -53,8 +53,8 @@ pub enum HubError {
     /// The set is gated, or the token is not known there.
     #[error("{0} is gated: accept its terms on the hub and set HF_TOKEN")]
     NoAccess(FileName),
-    /// The hub cannot be reached, and the file is not in the cache.
-    #[error("{0} is not in the cache, and the hub cannot be reached")]
+    /// The hub cannot be reached, or the cache not be written.
+    #[error("{0} is not in the cache and cannot be fetched")]
     Unreachable(FileName),
     /// The client cannot be set up.
     #[error("the hub's client cannot be set up")]
@@ -119,11 +119,12 @@ impl Hub {
         let (owner, repository) = dataset.ok_or_else(bad_name)?;
         let is_plain =
             |part: &str| !part.is_empty() && part != "." && part != ".." && !part.contains('\\');
+        let revision = name.revision.clone().unwrap_or_else(|| "main".to_owned());
         let parts = [owner, repository].into_iter().chain(name.path.split('/'));
+        let parts = parts.chain(revision.split('/'));
         if !parts.clone().all(is_plain) || repository.contains('/') {
             return Err(bad_name());
         }
-        let revision = name.revision.clone().unwrap_or_else(|| "main".to_owned());
         let dataset = self.client.dataset(owner, repository);
         let file = dataset.download_file().filename(&name.path).revision(revision).send();
         file.map_err(|error| match error {

@@ -36,7 +36,7 @@ pub use manifest::{FileName, Manifest, ManifestError};
 pub use mining::{
     Chosen, EnsembleMember, GenerationFiles, GenerationRun, Generations, MergeRule, Merged, Mined,
     Mining, MiningError, MiningReport, PreferencePair, Selection, UnknownSelection, Unparsed,
-    Votes, merge_ensemble, read_pairs, write_pairs,
+    Votes, check_pair_path, merge_ensemble, read_pairs, write_pairs,
 };
 pub use mixture::{Mixture, WeightError};
 pub use observer::{Observer, Progress};

@@ -87,7 +87,7 @@ impl ReasonedSample {
             instruction: row.take_string("instruction")?,
             input: row.take_string("input")?,
             output: row.take_string("output")?,
-            id: row.take_optional_string("id")?,
+            id: row.take_id("id")?,
             source: row.take_optional_string("source")?,
         })
     }

@@ -18,9 +18,10 @@ pub enum TraceFault {
     NoExchange,
     /// There is no text: the reference stores failed calls of its teacher so.
     Empty,
-    /// There is no block of answers, or the request has no answer.
+    /// There is no block of answers, or none in it is a label.
     NoAnswers,
-    /// There is a response, and the block does not say this about it.
+    /// The block has no label for this task, which it should have: the request always, the others where
+    /// there is a response.
     MissingAnswer(Task),
     /// The answers stand alone where the instruction asks for more, or behind text that is no reasoning about the three tasks.
     NoReasoning,

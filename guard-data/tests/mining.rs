@@ -127,7 +127,7 @@ fn a_stopped_run_goes_on_and_no_text_is_lost() {
         _ => ControlFlow::Continue(()),
     };
     let mut files = GenerationFiles::open(folder.path(), "set", "m", &options()).unwrap();
-    let stopped = files.generate(&rows, &generator, &options(), 2, &mut stop);
+    let stopped = files.generate(&rows, &generator, 2, &mut stop);
     assert!(matches!(stopped, Err(MiningError::Stopped { done: 4 })));
     assert!(matches!(
         files.read(rows.clone()).err(),
@@ -149,7 +149,7 @@ fn a_stopped_run_goes_on_and_no_text_is_lost() {
 
     let mut files = GenerationFiles::open(folder.path(), "set", "m", &options()).unwrap();
     assert_eq!(files.done(), 4);
-    let run = files.generate(&rows, &generator, &options(), 4, &mut ()).unwrap();
+    let run = files.generate(&rows, &generator, 4, &mut ()).unwrap();
     assert_eq!((run.rows, run.resumed, run.failed), (10, 4, 1));
     assert_eq!(generator.calls.load(Ordering::Relaxed), 10);
     let read: Vec<_> = files.read(rows.clone()).unwrap().map(Result::unwrap).collect();
@@ -170,7 +170,7 @@ fn files_of_another_run_are_left_alone() {
         GenerationFiles::open(folder.path(), "set", model, options)
     };
     let mut files = open("m", &options()).unwrap();
-    files.generate(&rows(2), &generator, &options(), 2, &mut ()).unwrap();
+    files.generate(&rows(2), &generator, 2, &mut ()).unwrap();
     drop(files);
     let before = std::fs::read(folder.path().join("set_0.jsonl")).unwrap();
     assert!(matches!(open("other", &options()), Err(MiningError::Foreign { .. })));
@@ -178,7 +178,30 @@ fn files_of_another_run_are_left_alone() {
     let mut files = open("m", &options()).unwrap();
     let mut other = rows(3);
     other.swap(0, 1);
-    let error = files.generate(&other, &generator, &options(), 2, &mut ()).unwrap_err();
+    assert_eq!(files.read(rows(1)).unwrap().count(), 1, "fewer rows than texts");
+    let error = files.generate(&other, &generator, 2, &mut ()).unwrap_err();
     assert!(matches!(error, MiningError::Foreign { line: 1, .. }), "{error}");
     assert_eq!(std::fs::read(folder.path().join("set_0.jsonl")).unwrap(), before);
+}
+
+/// A device that is lost fails on every row: none of them is done.
+#[test]
+fn a_generator_that_fails_on_all_rows_ends_the_run() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut files = GenerationFiles::open(folder.path(), "set", "m", &options()).unwrap();
+    let error = files.generate(&rows(40), &generator("request"), 8, &mut ()).unwrap_err();
+    assert_eq!(error.to_string(), "the generator failed: too long");
+    assert_eq!(files.done(), 0);
+    let run = files.generate(&rows(40), &generator("request 1"), 8, &mut ()).unwrap();
+    assert_eq!((run.rows, run.failed), (40, 11));
+}
+
+#[test]
+fn a_file_with_the_manifests_name_is_left_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("set.generations.json");
+    std::fs::write(&path, "precious").unwrap();
+    let opened = GenerationFiles::open(folder.path(), "set", "m", &options());
+    assert!(matches!(opened, Err(MiningError::Foreign { .. })));
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
 }

@@ -23,8 +23,8 @@ pub use report::{CheckReport, Finding, LabelCount, Problem};
 /// Checks sets of samples, and of traces.
 ///
 /// What is looked for is told at [`Problem`]; the sizes are those of [`Statistics`](crate::Statistics).
-/// A set is read twice, row by row, and a row takes about 100 bytes of memory: what is kept of a
-/// text is its hash.
+/// A set is read twice, some rows at a time. What is kept of a text is its hash, so a row takes about
+/// 150 bytes of memory; phrases take 64 MiB and what the frequent ones need.
 ///
 /// ```
 /// use guard_data::{Check, Harm, InMemorySource, Labels, Problem, Sample};
@@ -44,8 +44,9 @@ pub struct Check {
     phrases: PhraseOptions,
 }
 
-/// Rows that are looked at side by side.
+/// Rows that are looked at side by side, and the bytes of text that they may have together.
 const BATCH: usize = 4096;
+const BATCH_BYTES: usize = 16 << 20;
 
 impl Check {
     /// Checks that know of no benchmark yet.
@@ -135,7 +136,13 @@ fn in_batches(
     let mut items = input.items()?;
     let mut done = 0;
     loop {
-        let rows: Vec<Item> = items.by_ref().take(BATCH).collect();
+        let mut rows: Vec<Item> = Vec::new();
+        let mut bytes = 0;
+        while rows.len() < BATCH && bytes < BATCH_BYTES {
+            let Some(item) = items.next() else { break };
+            bytes += item.text_len();
+            rows.push(item);
+        }
         if rows.is_empty() {
             return Ok(());
         }
@@ -153,14 +160,18 @@ struct Pass {
     report: CheckReport,
     /// Rows by the hash of their exchange.
     groups: HashMap<u128, Group>,
+    /// Rows by the hash of their request, whose label depends on nothing else.
+    requests: HashMap<u128, Group>,
     /// The label of each row's request, for the second reading.
     request_labels: Vec<Option<bool>>,
 }
 
 /// Rows with one text.
 struct Group {
-    /// The first row.
-    first: u64,
+    /// In the order of first rows.
+    number: u64,
+    /// Where its first row is.
+    first: String,
     rows: u64,
     /// Which labels the rows give: a bit for each task's positive, and for each negative label.
     labels: u8,
@@ -174,6 +185,7 @@ impl Pass {
             name: input.name().to_owned(),
             report,
             groups: HashMap::new(),
+            requests: HashMap::new(),
             request_labels: Vec::new(),
         }
     }
@@ -181,7 +193,7 @@ impl Pass {
     fn record(&mut self, item: &Item, facts: RowFacts) {
         self.report.rows += 1;
         self.request_labels.push(facts.labels[0]);
-        let row = item.row;
+        let place = || item.place();
         if let Err(error) = &item.content {
             let problem = match error {
                 SourceError::Row { fault: RowFault::UnknownLabel { .. }, .. } => {
@@ -201,34 +213,66 @@ impl Pass {
             *total = total.and(&statistics);
         }
         for problem in facts.problems {
-            self.report.find(problem, || format!("row {row}"));
+            self.report.find(problem, place);
         }
         if let Some(benchmark) = facts.overlap {
-            let place = || format!("row {row}, in {}", benchmark.name);
-            self.report.find(benchmark.problem, place);
+            self.report.find(benchmark.problem, || format!("{}, in {}", place(), benchmark.name));
         }
-        let Some(text) = facts.text else { return };
+        let Some(hashes) = facts.hashes else { return };
         let labels = facts.labels.iter().enumerate().fold(0, |bits, (task, label)| match label {
             Some(true) => bits | 1 << task,
             Some(false) => bits | 8 << task,
             None => bits,
         });
-        let group = self.groups.entry(text).or_insert(Group { first: row, rows: 0, labels: 0 });
-        group.rows += 1;
-        group.labels |= labels;
+        Group::add(&mut self.groups, hashes.exchange, labels, place);
+        // The request's own bits.
+        Group::add(&mut self.requests, hashes.request, labels & 9, place);
     }
 
     /// Duplicates and conflicts, which are known only when all rows were seen.
     fn finish_groups(&mut self) {
-        let mut groups: Vec<&Group> = self.groups.values().filter(|group| group.rows > 1).collect();
-        groups.sort_unstable_by_key(|group| group.first);
-        for group in groups {
-            let place = format!("row {} and {} more", group.first, group.rows - 1);
-            self.report.find_several(Problem::Duplicate, group.rows - 1, || place.clone());
-            if group.labels & (group.labels >> 3) & 7 != 0 {
-                self.report.find_several(Problem::Conflict, group.rows, || place.clone());
+        let groups = std::mem::take(&mut self.groups);
+        for group in Group::sorted(&groups) {
+            self.report.find_several(Problem::Duplicate, group.rows - 1, || group.place());
+            if group.conflicts() {
+                self.report.find_several(Problem::Conflict, group.rows, || group.place());
             }
         }
+        for group in Group::sorted(&self.requests).filter(|group| group.conflicts()) {
+            self.report.find_several(Problem::RequestConflict, group.rows, || group.place());
+        }
+    }
+}
+
+impl Group {
+    fn add(groups: &mut HashMap<u128, Self>, hash: u128, labels: u8, place: impl Fn() -> String) {
+        let number = groups.len() as u64;
+        let group = groups.entry(hash).or_insert_with(|| Self {
+            number,
+            first: String::new(),
+            rows: 0,
+            labels: 0,
+        });
+        if group.rows == 0 {
+            group.first = place();
+        }
+        group.rows += 1;
+        group.labels |= labels;
+    }
+
+    /// The groups of several rows, in the order of their first rows.
+    fn sorted(groups: &HashMap<u128, Self>) -> impl Iterator<Item = &Self> {
+        let mut several: Vec<&Self> = groups.values().filter(|group| group.rows > 1).collect();
+        several.sort_unstable_by_key(|group| group.number);
+        several.into_iter()
+    }
+
+    fn conflicts(&self) -> bool {
+        self.labels & (self.labels >> 3) & 7 != 0
+    }
+
+    fn place(&self) -> String {
+        format!("{} and {} more", self.first, self.rows - 1)
     }
 }
 

@@ -1,8 +1,8 @@
 //! Phrases that tell the label: what a poisoned set plants, and what a model learns instead of
 //! its task.
 //!
-//! 250 planted documents are enough for a backdoor, whatever the size of the set, so a phrase
-//! counts by the number of texts that it is in and not by their share.
+//! 250 planted documents are enough for a backdoor, whatever the size of the set, so it is the number
+//! of texts with a phrase that makes it worth a look, and their share only where that is more.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -23,8 +23,8 @@ const LONGEST: usize = 3;
 pub struct PhraseOptions {
     /// The fewest requests that it is in. Default 25.
     pub least_texts: u32,
-    /// The greatest share of the requests that it is in. Default 0.01.
-    pub largest_share: f64,
+    /// The most requests that it is in, unless that is less than 1 in 100. Default 1,000.
+    pub most_texts: u32,
     /// The least share of those requests that have one label. Default 0.98.
     pub purity: f64,
     /// The most phrases that are reported. Default 20.
@@ -33,7 +33,7 @@ pub struct PhraseOptions {
 
 impl Default for PhraseOptions {
     fn default() -> Self {
-        Self { least_texts: 25, largest_share: 0.01, purity: 0.98, shown: 20 }
+        Self { least_texts: 25, most_texts: 1000, purity: 0.98, shown: 20 }
     }
 }
 
@@ -51,7 +51,7 @@ impl PhraseOptions {
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct TellingPhrase {
-    /// Its words, in lower case. They are of the set's texts: show them escaped.
+    /// Its words, in lower case, at most 80 characters. They are of the set's texts: show them escaped.
     pub words: String,
     /// The requests that it is in and that are labelled harmful.
     pub harmful: u32,
@@ -62,15 +62,15 @@ pub struct TellingPhrase {
     pub log10_p: f64,
 }
 
-/// Counts, for all phrases, the texts that they are in; phrases may share a counter, so a count
-/// may be too high and is never too low.
+/// Counts, for all phrases, the texts that they are in. Phrases may share a counter, so a count may be
+/// too high and is never too low.
 pub(super) struct PhraseSketch {
     options: PhraseOptions,
     counters: Vec<AtomicU32>,
 }
 
 impl PhraseSketch {
-    const COUNTERS: usize = 1 << 22;
+    const COUNTERS: usize = 1 << 24;
 
     pub(super) fn new(options: PhraseOptions) -> Self {
         let counters = if options.shown == 0 { 0 } else { Self::COUNTERS };
@@ -82,21 +82,23 @@ impl PhraseSketch {
         !self.counters.is_empty()
     }
 
-    /// Counts the phrases of one text. Texts may be added in any order, side by side.
+    /// Counts the phrases of one text, each once. Texts may be added in any order, side by side.
     pub(super) fn add(&self, words: &[u64]) {
         if !self.is_needed() {
             return;
         }
-        for length in 1..=LONGEST {
-            for phrase in words.windows(length) {
-                self.counter(phrase_hash(phrase)).fetch_add(1, Ordering::Relaxed);
-            }
+        let mut phrases: Vec<u64> =
+            (1..=LONGEST).flat_map(|length| words.windows(length).map(phrase_hash)).collect();
+        phrases.sort_unstable();
+        phrases.dedup();
+        for phrase in phrases {
+            self.counter(phrase).fetch_add(1, Ordering::Relaxed);
         }
     }
 
     fn counter(&self, phrase: u64) -> &AtomicU32 {
         // The high bits: the low ones of a product are not well mixed.
-        &self.counters[(phrase >> 42) as usize]
+        &self.counters[(phrase >> 40) as usize]
     }
 
     /// What counts exactly, in a second reading, the phrases that may be in enough texts.
@@ -107,7 +109,7 @@ impl PhraseSketch {
         let told = harmful > 0 && harmful < labelled && !self.counters.is_empty();
         let share = harmful as f64 / labelled.max(1) as f64;
         told.then(|| PhraseCounter {
-            most: (self.options.largest_share * labelled as f64) as u32,
+            most: self.options.most_texts.max((labelled / 100) as u32),
             sketch: self,
             labels,
             share,
@@ -143,6 +145,8 @@ struct Request {
     row: u64,
     harmful: bool,
     text: String,
+    /// Where each word begins.
+    starts: Vec<u32>,
     phrases: Vec<Phrase>,
 }
 
@@ -155,8 +159,10 @@ struct Phrase {
 
 impl Request {
     fn written(&self, phrase: Phrase) -> String {
-        let words = words(&self.text).skip(phrase.start as usize).take(phrase.length as usize);
-        words.collect::<Vec<_>>().join(" ").to_lowercase()
+        const SHOWN: usize = 80;
+        let start = self.starts.get(phrase.start as usize).map_or(0, |start| *start as usize);
+        let words: Vec<&str> = words(&self.text[start..]).take(phrase.length as usize).collect();
+        words.join(" ").to_lowercase().chars().take(SHOWN).collect()
     }
 }
 
@@ -202,7 +208,9 @@ impl PhraseCounter<'_> {
         }
         phrases.sort_unstable();
         phrases.dedup_by_key(|phrase| phrase.hash);
-        Some(Request { row: item.row, harmful, text, phrases })
+        let begin = |word: &str| (word.as_ptr().addr() - text.as_ptr().addr()) as u32;
+        let starts = words(&text).map(begin).collect();
+        Some(Request { row: item.row, harmful, text, starts, phrases })
     }
 
     fn may_be_rare(&self, phrase: u64) -> bool {

@@ -23,6 +23,8 @@ pub enum Problem {
     Duplicate,
     /// A row whose texts have opposite labels elsewhere.
     Conflict,
+    /// A row whose request has the opposite label elsewhere, with whatever response.
+    RequestConflict,
     /// A request that is also in a benchmark, but for case and punctuation.
     InBenchmark,
     /// 13 words in a row that are also in a benchmark's request.
@@ -35,12 +37,13 @@ pub enum Problem {
 
 impl Problem {
     /// All of them, in the order of a report.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Undecodable,
         Self::UnknownLabel,
         Self::EmptyText,
         Self::Duplicate,
         Self::Conflict,
+        Self::RequestConflict,
         Self::InBenchmark,
         Self::PartlyInBenchmark,
         Self::HiddenCharacters,
@@ -65,6 +68,7 @@ impl fmt::Display for Problem {
             Self::EmptyText => f.pad("request without text"),
             Self::Duplicate => f.pad("duplicate"),
             Self::Conflict => f.pad("same text, opposite labels"),
+            Self::RequestConflict => f.pad("same request, opposite labels"),
             Self::InBenchmark => f.pad("in a benchmark"),
             Self::PartlyInBenchmark => f.pad("13 words of a benchmark"),
             Self::HiddenCharacters => f.pad("hidden characters"),

@@ -1,6 +1,6 @@
 //! What is looked at in one row, apart from all others.
 
-use guard_core::{Exchange, Labels, Task, is_hidden};
+use guard_core::{Exchange, Labels, Task, is_hidden, visible};
 use sha2::{Digest, Sha256};
 
 use super::overlap::{Overlap, OverlapHit};
@@ -19,10 +19,38 @@ pub(super) enum Input<'a> {
     Traces(&'a ReasonedFile),
 }
 
-/// A row with its number from 1, and what it holds.
+/// A row with its number from 1 among those that the source gives, and what it holds.
 pub(super) struct Item {
     pub(super) row: u64,
+    /// Its line, or row, in the file.
+    line: Option<u64>,
     pub(super) content: Result<Content, SourceError>,
+}
+
+impl Item {
+    /// How people find it.
+    pub(super) fn place(&self) -> String {
+        match (self.line, &self.content) {
+            (Some(line), _) => format!("row {line}"),
+            (None, Ok(Content::Sample(sample))) => {
+                format!("`{}`", visible(&sample.id.chars().take(40).collect::<String>()))
+            }
+            (None, _) => format!("sample {}", self.row),
+        }
+    }
+
+    /// The bytes of its texts.
+    pub(super) fn text_len(&self) -> usize {
+        match &self.content {
+            Ok(Content::Sample(sample)) => {
+                sample.prompt.len() + sample.response.as_ref().map_or(0, String::len)
+            }
+            Ok(Content::Trace(trace)) => {
+                trace.instruction.len() + trace.input.len() + trace.output.len()
+            }
+            Err(_) => 0,
+        }
+    }
 }
 
 pub(super) enum Content {
@@ -42,15 +70,19 @@ impl Input<'_> {
         Ok(match self {
             Self::Samples(source) => {
                 let rows = (1..).zip(source.samples()?);
-                Box::new(
-                    rows.map(|(row, sample)| Item { row, content: sample.map(Content::Sample) }),
-                )
+                Box::new(rows.map(|(row, sample)| Item {
+                    row,
+                    line: None,
+                    content: sample.map(Content::Sample),
+                }))
             }
             Self::Traces(file) => {
                 let rows = (1..).zip(file.rows()?);
-                Box::new(
-                    rows.map(|(row, (_, trace))| Item { row, content: trace.map(Content::Trace) }),
-                )
+                Box::new(rows.map(|(row, (line, trace))| Item {
+                    row,
+                    line: Some(line),
+                    content: trace.map(Content::Trace),
+                }))
             }
         })
     }
@@ -75,14 +107,21 @@ impl Content {
 pub(super) struct RowFacts {
     /// The name of its set, where the row says one.
     pub(super) source: Option<String>,
-    /// A hash of the exchange; `None` for a row that cannot be read.
-    pub(super) text: Option<u128>,
+    /// `None` for a row that cannot be read.
+    pub(super) hashes: Option<TextHashes>,
     /// Whether the label of each task is the positive one.
     pub(super) labels: [Option<bool>; 3],
     pub(super) problems: Vec<Problem>,
     pub(super) overlap: Option<OverlapHit>,
     /// Of a row with a trace.
     pub(super) statistics: Option<Statistics>,
+}
+
+/// What tells whether two rows have the same texts.
+pub(super) struct TextHashes {
+    pub(super) request: u128,
+    /// The request and the response, and of a trace the instruction.
+    pub(super) exchange: u128,
 }
 
 impl RowFacts {
@@ -102,7 +141,12 @@ impl RowFacts {
             Content::Sample(_) => "",
             Content::Trace(trace) => &trace.instruction,
         };
-        facts.text = Some(text_hash(instruction, &exchange));
+        let response = exchange.response().map_or(["", ""], |response| ["1", response]);
+        let [is_there, response] = response;
+        facts.hashes = Some(TextHashes {
+            request: text_hash(&[exchange.request()]),
+            exchange: text_hash(&[instruction, exchange.request(), is_there, response]),
+        });
         facts.read_texts(&exchange);
         if overlap.is_needed() || sketch.is_needed() {
             let words = word_hashes(exchange.request());
@@ -120,13 +164,17 @@ impl RowFacts {
         statistics.record(&trace.output, &parsed.reasoning);
         self.source.clone_from(&trace.source);
         self.statistics = Some(statistics);
+        if hides(&trace.output) || hides(&trace.instruction) {
+            self.problems.push(Problem::HiddenCharacters);
+        }
         let faults = faults_of(&parsed, trace, has_response);
         self.problems.extend(faults.into_iter().map(Problem::Trace));
         labels_of(&parsed, has_response)
     }
 
     fn read_texts(&mut self, exchange: &Exchange) {
-        if hides(exchange.request()) || exchange.response().is_some_and(hides) {
+        let hides = hides(exchange.request()) || exchange.response().is_some_and(hides);
+        if hides && !self.problems.contains(&Problem::HiddenCharacters) {
             self.problems.push(Problem::HiddenCharacters);
         }
         if exchange.request().trim().is_empty() {
@@ -143,15 +191,11 @@ fn hides(text: &str) -> bool {
 }
 
 /// The first half of a SHA-256 over the texts: hostile texts cannot be made to collide.
-fn text_hash(instruction: &str, exchange: &Exchange) -> u128 {
+fn text_hash(texts: &[&str]) -> u128 {
     let mut hasher = Sha256::new();
-    hasher.update((instruction.len() as u64).to_le_bytes());
-    hasher.update(instruction);
-    hasher.update((exchange.request().len() as u64).to_le_bytes());
-    hasher.update(exchange.request());
-    if let Some(response) = exchange.response() {
-        hasher.update([1]);
-        hasher.update(response);
+    for text in texts {
+        hasher.update((text.len() as u64).to_le_bytes());
+        hasher.update(text);
     }
     let digest = hasher.finalize();
     digest.iter().take(16).fold(0, |hash, byte| hash << 8 | u128::from(*byte))

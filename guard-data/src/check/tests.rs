@@ -34,9 +34,17 @@ fn duplicates_and_conflicts_are_counted_by_row() {
     assert_eq!(report.finding(Problem::Duplicate).count, 2 + 1 + 1);
     let conflict = report.finding(Problem::Conflict);
     assert_eq!((conflict.count, conflict.examples.len()), (3 + 2, 2));
-    assert_eq!(conflict.examples[0], "row 1 and 2 more");
+    assert_eq!(conflict.examples[0], "`1` and 2 more");
     assert_eq!(report.labels[0], LabelCount { positive: 4, negative: 1, missing: 2 });
     assert_eq!(report.rows, 7);
+}
+
+#[test]
+fn a_request_that_is_harmful_with_one_response_only_is_a_conflict() {
+    let pair = |response: &str, request| sample(1, "a", request).with_response(response);
+    let report = check(vec![pair("x", Harm::Harmful), pair("y", Harm::Unharmful)]);
+    assert_eq!(report.finding(Problem::Conflict).count, 0);
+    assert_eq!(report.finding(Problem::RequestConflict).count, 2);
 }
 
 #[test]
@@ -52,8 +60,8 @@ fn fault_t56_benchmark_texts_are_found_whole_and_in_part() {
         sample(3, "", Harm::Harmful),
     ];
     let report = check.samples(&InMemorySource::new("s", train), &mut ()).unwrap();
-    assert_eq!(report.finding(Problem::InBenchmark).examples, ["row 1, in Bench"]);
-    assert_eq!(report.finding(Problem::PartlyInBenchmark).examples, ["row 2, in Bench"]);
+    assert_eq!(report.finding(Problem::InBenchmark).examples, ["`0`, in Bench"]);
+    assert_eq!(report.finding(Problem::PartlyInBenchmark).examples, ["`1`, in Bench"]);
     assert_eq!(report.finding(Problem::EmptyText).count, 1);
 }
 
@@ -95,7 +103,7 @@ fn unreadable_rows_are_counted_and_named() {
     assert_eq!(report.finding(Problem::Undecodable).count, 1);
     assert!(report.finding(Problem::Undecodable).examples[0].contains("set.jsonl:2"));
     assert_eq!(report.finding(Problem::UnknownLabel).count, 1);
-    assert_eq!(report.finding(Problem::HiddenCharacters).examples, ["row 1"]);
+    assert_eq!(report.finding(Problem::HiddenCharacters).examples, ["`1`"]);
     assert!(!report.to_string().contains("SECRET"));
 }
 

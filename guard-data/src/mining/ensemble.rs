@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use sha2::{Digest, Sha256};
+
 use super::PreferencePair;
 
 /// The pairs of one of the models that were trained on different parts of the data.
@@ -36,10 +38,12 @@ pub enum MergeRule {
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub struct Merged {
-    /// The pairs: of one input, the first.
+    /// The pairs: of one prompt, the first.
     pub pairs: Vec<PreferencePair>,
     /// Pairs that were left out because of that.
     pub duplicates: usize,
+    /// Sets that a member is said not to have seen and that no pair is of: most likely misspelt.
+    pub unknown_sets: Vec<String>,
 }
 
 /// Merges the pairs of a model with those of others. Weights stay as they are: each model's were
@@ -52,6 +56,7 @@ pub fn merge_ensemble(
     members: Vec<EnsembleMember>,
     rule: MergeRule,
 ) -> Merged {
+    let unknown_sets = unknown_sets(&own, &members);
     let pairs = match rule {
         MergeRule::Paper => {
             let of_members = members.into_iter().flat_map(|member| member.pairs);
@@ -62,8 +67,26 @@ pub fn merge_ensemble(
     let mut seen = HashSet::new();
     let all = pairs.len();
     let pairs: Vec<PreferencePair> =
-        pairs.into_iter().filter(|pair| seen.insert(pair.input.clone())).collect();
-    Merged { duplicates: all - pairs.len(), pairs }
+        pairs.into_iter().filter(|pair| seen.insert(prompt_hash(pair))).collect();
+    Merged { duplicates: all - pairs.len(), pairs, unknown_sets }
+}
+
+fn prompt_hash(pair: &PreferencePair) -> [u8; 32] {
+    let mut hasher = Sha256::new();
+    hasher.update((pair.instruction.len() as u64).to_le_bytes());
+    hasher.update(&pair.instruction);
+    hasher.update(&pair.input);
+    hasher.finalize().into()
+}
+
+fn unknown_sets(own: &[PreferencePair], members: &[EnsembleMember]) -> Vec<String> {
+    let pairs = || own.iter().chain(members.iter().flat_map(|member| &member.pairs));
+    let is_unknown = |set: &&String| !pairs().any(|pair| pair.source.as_ref() == Some(set));
+    let left_out = members.iter().flat_map(|member| &member.left_out);
+    let mut unknown: Vec<String> = left_out.filter(is_unknown).cloned().collect();
+    unknown.sort();
+    unknown.dedup();
+    unknown
 }
 
 fn by_set(own: &[PreferencePair], members: &[EnsembleMember]) -> Vec<PreferencePair> {

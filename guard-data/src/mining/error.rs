@@ -30,6 +30,18 @@ pub enum MiningError {
     /// An option of generation is out of range.
     #[error(transparent)]
     Options(#[from] OptionsError),
+    /// The generator does not do what it should.
+    #[error("the generator failed: {message}")]
+    Generator {
+        /// What it said.
+        message: String,
+    },
+    /// A file of pairs has a name that tells another format.
+    #[error("{}: pairs are written as .jsonl or .json", path.display())]
+    PairFormat {
+        /// The file.
+        path: PathBuf,
+    },
     /// The width of the weights is out of range.
     #[error("gamma must be at least 0 and below 1, found {gamma}")]
     Gamma {

@@ -18,10 +18,12 @@ use crate::reasoned::ReasonedSample;
 /// a line `prompt`, `label`, `predict` for every row.
 ///
 /// They are written side by side and locked. A run that was killed goes on with the first row that
-/// does not have all its texts.
+/// does not have all its texts. It then groups rows otherwise than a run that was not, which can change
+/// how a model rounds, and so a text.
 #[derive(Debug)]
 pub struct GenerationFiles {
     logs: Vec<LineLog>,
+    options: GenerateOptions,
     /// The rows that have all their texts.
     done: u64,
 }
@@ -53,13 +55,14 @@ struct Line {
 
 /// What all lines of the files have in common.
 #[derive(Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Manifest {
     model: String,
-    samples: usize,
-    seed: u64,
-    sampling: String,
-    max_tokens: usize,
+    options: String,
 }
+
+/// Rows in a row without a text that end a run: the generator is at fault, and not the rows.
+const GIVEN_UP: usize = 16;
 
 impl GenerationFiles {
     /// Opens the files `NAME_0.jsonl` and so on in a folder, or makes them. `model` tells this run
@@ -68,7 +71,7 @@ impl GenerationFiles {
     /// # Errors
     ///
     /// [`MiningError`] when they cannot be opened, are in use, or were made by another model or with
-    /// other options (`NAME.json` tells which).
+    /// other options (`NAME.generations.json` tells which).
     pub fn open(
         folder: impl AsRef<Path>,
         name: &str,
@@ -82,15 +85,10 @@ impl GenerationFiles {
         let paths =
             (0..options.samples).map(|sample| folder.join(format!("{name}_{sample}.jsonl")));
         let logs = paths.map(LineLog::open).collect::<Result<Vec<_>, _>>()?;
-        let manifest = Manifest {
-            model: model.to_owned(),
-            samples: options.samples,
-            seed: options.seed,
-            sampling: format!("{:?}", options.sampling),
-            max_tokens: options.max_tokens,
-        };
-        manifest.check(&folder.join(format!("{name}.json")), logs.iter().all(LineLog::is_empty))?;
-        let mut files = Self { logs, done: 0 };
+        let manifest = Manifest { model: model.to_owned(), options: format!("{options:?}") };
+        let is_new = logs.iter().all(LineLog::is_empty);
+        manifest.check(&folder.join(format!("{name}.generations.json")), is_new)?;
+        let mut files = Self { logs, options: options.clone(), done: 0 };
         files.align()?;
         Ok(files)
     }
@@ -126,54 +124,91 @@ impl GenerationFiles {
         self.logs.iter().map(LineLog::path)
     }
 
-    /// Generates texts for the rows that have none yet, `batch` rows at a time.
+    /// Generates texts for the rows that have none yet, `batch` rows at a time, with the options that
+    /// the files were opened with.
     ///
     /// # Errors
     ///
     /// [`MiningError::Foreign`] when the files hold texts for other rows, [`MiningError::Stopped`]
     /// when the observer ended the run, and others when a file cannot be written. A row on which
-    /// the generator fails is no error: it is recorded without text.
+    /// the generator fails is no error: it is recorded without text. But where it fails on 16 rows in a
+    /// row, or gives another number of texts than it was asked for, that is
+    /// [`MiningError::Generator`], and the rows stay to be done.
     pub fn generate<G: TextGenerator>(
         &mut self,
         rows: &[ReasonedSample],
         generator: &G,
-        options: &GenerateOptions,
         batch: usize,
         observer: &mut dyn Observer,
     ) -> Result<GenerationRun, MiningError>
     where
         G::Error: std::fmt::Display,
     {
+        // What a failed run may have left uneven.
+        self.align()?;
         self.check_rows(rows)?;
         let mut run = GenerationRun { resumed: self.done, ..GenerationRun::default() };
         let total = rows.len() as u64;
         let left = usize::try_from(self.done).unwrap_or(usize::MAX);
+        // Rows without a text are written when a later one has some.
+        let mut held = Vec::new();
         for rows in rows.get(left..).unwrap_or_default().chunks(batch.max(1)) {
             let prompts: Vec<Prompt> = rows.iter().map(prompt).collect();
-            for (row, result) in rows.iter().zip(generator.generate(&prompts, options)) {
-                run.failed += u64::from(result.is_err());
-                run.completion_tokens += self.write(row, result)?;
-                self.done += 1;
+            let results = generator.generate(&prompts, &self.options);
+            self.check_count("results", rows.len(), results.len())?;
+            for (row, result) in rows.iter().zip(results) {
+                match result {
+                    Err(error) => held.push((row, error.to_string())),
+                    Ok(texts) => {
+                        self.write_failed(&mut held, &mut run)?;
+                        self.check_count("texts", self.options.samples, texts.len())?;
+                        run.completion_tokens += tokens(&texts);
+                        self.write(row, &texts, None)?;
+                    }
+                }
+                if held.len() >= GIVEN_UP {
+                    let (_, message) = held.swap_remove(0);
+                    return Err(MiningError::Generator { message });
+                }
             }
             let progress = Progress::new("generating", self.done, Some(total));
             if observer.on_progress(&progress) == ControlFlow::Break(()) {
                 return Err(MiningError::Stopped { done: self.done });
             }
         }
+        self.write_failed(&mut held, &mut run)?;
         run.rows = self.done;
         Ok(run)
     }
 
-    /// Writes the texts of a row, and says how many tokens they have.
-    fn write<E: std::fmt::Display>(
+    fn check_count(&self, what: &str, expected: usize, found: usize) -> Result<(), MiningError> {
+        if expected == found {
+            return Ok(());
+        }
+        let message = format!("{found} {what} where {expected} were asked for");
+        Err(MiningError::Generator { message })
+    }
+
+    /// Writes rows on which the generator failed.
+    fn write_failed(
+        &mut self,
+        rows: &mut Vec<(&ReasonedSample, String)>,
+        run: &mut GenerationRun,
+    ) -> Result<(), MiningError> {
+        for (row, error) in rows.drain(..) {
+            run.failed += 1;
+            self.write(row, &[], Some(&error))?;
+        }
+        Ok(())
+    }
+
+    /// Writes the texts of a row.
+    fn write(
         &mut self,
         row: &ReasonedSample,
-        result: Result<Vec<Completed>, E>,
-    ) -> Result<u64, MiningError> {
-        let (texts, error) = match result {
-            Ok(texts) => (texts, None),
-            Err(error) => (Vec::new(), Some(error.to_string())),
-        };
+        texts: &[Completed],
+        error: Option<&String>,
+    ) -> Result<(), MiningError> {
         for (sample, log) in self.logs.iter_mut().enumerate() {
             let text = texts.get(sample);
             let line = Line {
@@ -181,28 +216,25 @@ impl GenerationFiles {
                 label: row.output.clone(),
                 predict: text.map(|text| text.text.clone()).unwrap_or_default(),
                 finish: text.map(|text| text.finish),
-                error: error.clone(),
+                error: error.cloned(),
             };
             log.append(&encoded(log.path(), serde_json::to_vec(&line))?)?;
         }
-        Ok(texts.iter().map(|text| text.usage.completion_tokens as u64).sum())
+        self.done += 1;
+        Ok(())
     }
 
-    /// Checks that the texts so far are of these rows.
+    /// Checks that the texts so far are of these rows, as far as there are both.
     fn check_rows(&self, rows: &[ReasonedSample]) -> Result<(), MiningError> {
         let Some(log) = self.logs.first() else { return Ok(()) };
-        for (number, line) in (1..).zip(log.lines()?) {
+        for ((number, line), row) in (1..).zip(log.lines()?).zip(rows) {
             let line = read_line(log.path(), number, &line?)?;
-            let row = usize::try_from(number).ok().and_then(|number| rows.get(number - 1));
-            if row.is_none_or(|row| text_of(row) != line.prompt) {
-                let what = "the text is for another row than this run's";
-                return Err(foreign(log.path(), number, what));
-            }
+            check_row(log.path(), number, &line, row)?;
         }
         Ok(())
     }
 
-    /// The rows with their texts.
+    /// The rows with their texts. There may be texts of further rows.
     ///
     /// # Errors
     ///
@@ -219,11 +251,10 @@ impl GenerationFiles {
                 found: self.done,
             });
         }
-        self.check_rows(&rows)?;
         let open = |log: &LineLog| Ok((log.path().to_owned(), log.lines()?));
         let mut files = self.logs.iter().map(open).collect::<Result<Vec<_>, MiningError>>()?;
         Ok((1..).zip(rows).map(move |(number, row)| {
-            let text = |(path, lines): &mut (PathBuf, _)| next_text(path, number, lines);
+            let text = |(path, lines): &mut (PathBuf, _)| next_text(path, number, &row, lines);
             let texts = files.iter_mut().map(text).collect::<Result<Vec<_>, _>>()?;
             Ok(Generations::new(row, texts))
         }))
@@ -254,10 +285,29 @@ fn foreign(path: &Path, line: u64, what: &'static str) -> MiningError {
 fn next_text(
     path: &Path,
     number: u64,
+    row: &ReasonedSample,
     lines: &mut impl Iterator<Item = Result<Vec<u8>, LineLogError>>,
 ) -> Result<String, MiningError> {
     let line = lines.next().ok_or_else(|| foreign(path, number, "the line is gone"))??;
-    Ok(read_line(path, number, &line)?.predict)
+    let line = read_line(path, number, &line)?;
+    check_row(path, number, &line, row)?;
+    Ok(line.predict)
+}
+
+fn check_row(
+    path: &Path,
+    number: u64,
+    line: &Line,
+    row: &ReasonedSample,
+) -> Result<(), MiningError> {
+    match text_of(row) == line.prompt {
+        true => Ok(()),
+        false => Err(foreign(path, number, "the text is for another row than this run's")),
+    }
+}
+
+fn tokens(texts: &[Completed]) -> u64 {
+    texts.iter().map(|text| text.usage.completion_tokens as u64).sum()
 }
 
 fn read_line(path: &Path, number: u64, line: &[u8]) -> Result<Line, MiningError> {
@@ -268,7 +318,8 @@ fn read_line(path: &Path, number: u64, line: &[u8]) -> Result<Line, MiningError>
 impl Manifest {
     /// Checks that the files are of this run, or writes down that they are to be.
     fn check(&self, path: &Path, is_new: bool) -> Result<(), MiningError> {
-        if is_new {
+        // A file of somebody else's that happens to have this name is not replaced.
+        if is_new && !path.exists() {
             return replace(path, &encoded(path, serde_json::to_vec_pretty(self))?);
         }
         let bytes = std::fs::read(path).map_err(|error| MiningError::io("read", path, error))?;

@@ -8,6 +8,8 @@ mod pair;
 mod report;
 mod select;
 
+use std::fmt;
+
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 use sha2::{Digest, Sha256};
@@ -20,18 +22,27 @@ use crate::reasoned::ReasonedSample;
 pub use ensemble::{EnsembleMember, MergeRule, Merged, merge_ensemble};
 pub use error::MiningError;
 pub use generations::{GenerationFiles, GenerationRun};
-pub use pair::{PreferencePair, Votes, read_pairs, write_pairs};
+pub use pair::{PreferencePair, Votes, check_pair_path, read_pairs, write_pairs};
 pub use report::MiningReport;
 pub use select::{Selection, UnknownSelection};
 
-/// A sample and what a model wrote for it, several times.
-#[derive(Clone, Debug)]
+/// A sample and what a model wrote for it, several times. `Debug` shows how many texts there are.
+#[derive(Clone)]
 #[non_exhaustive]
 pub struct Generations {
     /// The sample, whose output holds the labels.
     pub sample: ReasonedSample,
     /// The texts, in the order in which they were drawn.
     pub texts: Vec<String>,
+}
+
+impl fmt::Debug for Generations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Generations")
+            .field("sample", &self.sample)
+            .field("texts", &self.texts.len())
+            .finish()
+    }
 }
 
 impl Generations {
@@ -107,7 +118,11 @@ impl Mining {
         }
     }
 
-    /// As the released code does it: the longest right and the longest wrong text, gamma 0.2.
+    /// By the released code's rule: the longest right and the longest wrong text, gamma 0.2.
+    ///
+    /// Answers and labels are read by this project's parser, and a response is there if the sample has
+    /// one. The released script takes the first match of each name in the whole text, and takes a
+    /// response that begins with `None` for none: on texts that answer once, both read the same.
     #[must_use]
     pub fn released() -> Self {
         Self { selection: Selection::Longest, ..Self::paper(0) }
@@ -177,8 +192,10 @@ impl Mining {
         let mut pick = |places: &[usize]| {
             self.selection.pick(places, |place| generations.texts[place].chars().count(), &mut rng)
         };
-        let (Some(chosen), Some(rejected)) = (pick(&right), pick(&sides.wrong)) else {
-            report.none_right_on_all += 1;
+        let has_text = |place: &usize| !generations.texts[*place].trim().is_empty();
+        let wrong: Vec<usize> = sides.wrong.iter().copied().filter(has_text).collect();
+        let (Some(chosen), Some(rejected)) = (pick(&right), pick(&wrong)) else {
+            report.unpaired += 1;
             return None;
         };
         report.record_pair(task);
@@ -214,9 +231,11 @@ impl Mining {
             let labelled = |task: &Task| labels.positive(*task).is_some();
             Task::ALL.into_iter().filter(labelled).all(|task| read[*place].is_right(task, labels))
         };
+        // A text that was cut off behind its first answer is no example to follow.
+        let whole = right.iter().copied().filter(|place| read[*place].is_whole);
         match self.chosen {
-            Chosen::RightOnTask => right.to_vec(),
-            Chosen::RightOnAll => right.iter().copied().filter(right_on_all).collect(),
+            Chosen::RightOnTask => whole.collect(),
+            Chosen::RightOnAll => whole.filter(right_on_all).collect(),
         }
     }
 

@@ -115,6 +115,19 @@ pub fn read_pairs(path: impl AsRef<Path>) -> Result<Vec<PreferencePair>, MiningE
     Ok(pairs)
 }
 
+/// Checks that pairs can be written to this file, before days are spent on them.
+///
+/// # Errors
+///
+/// [`MiningError::PairFormat`] for a name that readers would take for something else.
+pub fn check_pair_path(path: &Path) -> Result<(), MiningError> {
+    let is_lines = path.extension().is_some_and(|end| end == "jsonl" || end == "json");
+    match is_lines && path.file_name().is_none_or(|name| name != "dataset_info.json") {
+        true => Ok(()),
+        false => Err(MiningError::PairFormat { path: path.to_owned() }),
+    }
+}
+
 /// Writes pairs as JSON lines, and adds them to the `dataset_info.json` beside them, by which
 /// LLaMA-Factory finds them under the name of the file. Each file is whole or as it was.
 ///
@@ -123,6 +136,7 @@ pub fn read_pairs(path: impl AsRef<Path>) -> Result<Vec<PreferencePair>, MiningE
 /// [`MiningError`] when they cannot be written, or `dataset_info.json` is something else.
 pub fn write_pairs(path: impl AsRef<Path>, pairs: &[PreferencePair]) -> Result<(), MiningError> {
     let path = path.as_ref();
+    check_pair_path(path)?;
     let info_path = path.with_file_name("dataset_info.json");
     let mut info = dataset_info(&info_path)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy();

@@ -26,8 +26,9 @@ pub struct MiningReport {
     pub all_wrong: [u64; 3],
     /// The pairs by their task.
     pub pairs: [u64; 3],
-    /// Samples without a pair because no text was right on all tasks.
-    pub none_right_on_all: u64,
+    /// Samples whose texts disagree and that have no pair: none of the right ones may be chosen, or all
+    /// wrong ones are empty.
+    pub unpaired: u64,
 }
 
 impl MiningReport {
@@ -73,8 +74,8 @@ impl fmt::Display for MiningReport {
             let (ambiguous, pairs) = (self.ambiguous[at], self.pairs[at]);
             writeln!(f, "{task:<12}{right:>10}{wrong:>10}{ambiguous:>10}{pairs:>10}")?;
         }
-        if self.none_right_on_all > 0 {
-            writeln!(f, "{} without a text that is right on all tasks", self.none_right_on_all)?;
+        if self.unpaired > 0 {
+            writeln!(f, "{} disagree and have no text to choose or to reject", self.unpaired)?;
         }
         Ok(())
     }

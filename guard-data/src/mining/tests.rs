@@ -101,7 +101,7 @@ fn all_axes_can_be_asked_for() {
     assert_eq!(lengths(&Mining::released().mine([generations()])), [(9, 5, 1.0)]);
     let none = sample("a", &[(9, COMPLETION_WRONG), (5, REQUEST_WRONG)]);
     let mined = rules.mine([none]);
-    assert_eq!((mined.pairs.len(), mined.report.none_right_on_all), (0, 1));
+    assert_eq!((mined.pairs.len(), mined.report.unpaired), (0, 1));
 }
 
 #[test]
@@ -150,7 +150,10 @@ fn ensembles_follow_the_paper_or_the_released_code() {
         pairs.iter().map(|(a, b)| ((*a).to_owned(), (*b).to_owned())).collect()
     };
     assert_eq!(chosen(&released), owned(&expected));
-    assert_eq!(released.duplicates, 1);
+    assert_eq!((released.duplicates, released.unknown_sets), (1, vec![]));
+    let misspelt = vec![EnsembleMember::new(&["Aegys"], vec![])];
+    let merged = merge_ensemble(own.clone(), misspelt, MergeRule::Released);
+    assert_eq!(merged.unknown_sets, ["Aegys"]);
     let paper = merge_ensemble(own, members(), MergeRule::Paper);
     let expected = [
         ("w", "own"),
@@ -176,6 +179,10 @@ fn pairs_are_written_for_llama_factory_and_read_again() {
     let info: serde_json::Value = serde_json::from_slice(&std::fs::read(&info).unwrap()).unwrap();
     assert_eq!(info["hard"]["ranking"], true);
     assert_eq!(info["other"]["file_name"], "x.json");
+    assert!(matches!(
+        write_pairs(folder.path().join("x.parquet"), &pairs),
+        Err(MiningError::PairFormat { .. })
+    ));
     // Without our fields, and with a weight that is none.
     let plain = r#"{"instruction":"i","input":"x","chosen":"c","rejected":"r"}"#;
     std::fs::write(&path, plain).unwrap();

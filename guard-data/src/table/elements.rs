@@ -37,14 +37,14 @@ impl<R: BufRead> Elements<R> {
                     Some(_) => Err(fault(RowFault::NotAnArray)),
                 }
             }
-            Some(b'{') => self.object().map(Some),
-            Some(_) => Err(fault(RowFault::NotAnObject)),
+            Some(_) => self.value().map(Some),
             None => Err(fault(RowFault::CutOff)),
         }
     }
 
-    /// Reads up to the brace that closes the object, with no regard to what is in it.
-    fn object(&mut self) -> Result<Vec<u8>, ElementError> {
+    /// Reads to the end of a value, with no regard to what is in it. Of one that is too long, no more
+    /// is kept than shows it.
+    fn value(&mut self) -> Result<Vec<u8>, ElementError> {
         let mut bytes = Vec::new();
         let mut scan = Scan::default();
         loop {
@@ -53,14 +53,13 @@ impl<R: BufRead> Elements<R> {
                 return Err(fault(RowFault::CutOff));
             }
             let end = scan.end(buffer);
-            let taken = end.map_or(buffer.len(), |end| end + 1);
-            bytes.extend_from_slice(&buffer[..taken]);
+            let taken = end.unwrap_or(buffer.len());
+            if bytes.len() <= ROW_LIMIT {
+                bytes.extend_from_slice(&buffer[..taken]);
+            }
             self.reader.consume(taken);
             if end.is_some() {
                 return Ok(bytes);
-            }
-            if bytes.len() > ROW_LIMIT {
-                return Err(fault(RowFault::TooLong { limit: ROW_LIMIT }));
             }
         }
     }
@@ -74,7 +73,7 @@ fn fault(fault: RowFault) -> ElementError {
     ElementError::Row(fault)
 }
 
-/// Where in an object's nesting the scan stands.
+/// Where in a value's nesting the scan stands.
 #[derive(Default)]
 struct Scan {
     depth: usize,
@@ -83,31 +82,39 @@ struct Scan {
 }
 
 impl Scan {
-    /// Where in the buffer the outermost object is closed. Texts, which are most of a row, are
-    /// passed over to their next quotation mark or backslash.
+    /// Where in the buffer the value ends: behind the bracket that closes it, or before the comma or
+    /// bracket behind a number or word. Texts, which are most of a row, are passed over to their next
+    /// quotation mark or backslash.
     fn end(&mut self, buffer: &[u8]) -> Option<usize> {
         let mut at = 0;
         while let Some(byte) = buffer.get(at) {
             if self.in_text && !self.escaped {
                 at += memchr2(b'"', b'\\', &buffer[at..])?;
-                self.closes(buffer[at]);
-            } else if self.closes(*byte) {
+                self.step(buffer[at]);
+            } else if self.is_behind(*byte) {
                 return Some(at);
+            } else if self.step(*byte) {
+                return Some(at + 1);
             }
             at += 1;
         }
         None
     }
 
-    /// Whether this byte closes the outermost object.
-    fn closes(&mut self, byte: u8) -> bool {
+    /// Whether this byte stands behind a value outside all brackets.
+    fn is_behind(&self, byte: u8) -> bool {
+        self.depth == 0 && !self.in_text && matches!(byte, b',' | b']' | b'}')
+    }
+
+    /// Whether this byte closes the outermost bracket.
+    fn step(&mut self, byte: u8) -> bool {
         match byte {
             _ if self.escaped => self.escaped = false,
             b'\\' if self.in_text => self.escaped = true,
             b'"' => self.in_text = !self.in_text,
-            b'{' if !self.in_text => self.depth += 1,
-            b'}' if !self.in_text => {
-                self.depth -= 1;
+            b'{' | b'[' if !self.in_text => self.depth += 1,
+            b'}' | b']' if !self.in_text => {
+                self.depth = self.depth.saturating_sub(1);
                 return self.depth == 0;
             }
             _ => {}
@@ -126,6 +133,9 @@ impl<R: BufRead> Iterator for Elements<R> {
         let element = self.next_element();
         self.number += 1;
         match element {
+            Ok(Some(bytes)) if bytes.len() > ROW_LIMIT => {
+                Some((self.number, Err(fault(RowFault::TooLong { limit: ROW_LIMIT }))))
+            }
             Ok(Some(bytes)) => Some((self.number, Ok(bytes))),
             Ok(None) => {
                 self.done = true;
@@ -172,5 +182,23 @@ mod tests {
         assert_eq!(read(r#"{"a":"1"}"#), ["1 1", "2 the JSON is cut off"]);
         assert_eq!(read(r#"{"a":"1"}]x"#), ["1 1", "2 expected an array of objects"]);
         assert_eq!(read("1]"), ["1 expected a JSON object"]);
+        // What is no object is passed over, whatever it holds.
+        let odd = r#"null, {"a":"2"}, "],{\"", [1,[{}],"]"], -1.5e3 ,{"a":"6"}]"#;
+        let no_object = |row: usize| format!("{row} expected a JSON object");
+        assert_eq!(
+            read(odd),
+            [no_object(1), "2 2".into(), no_object(3), no_object(4), no_object(5), "6 6".into()]
+        );
+        assert_eq!(read(r#"{"a":"1"},,{"a":"3"}]"#), ["1 1", "2 expected a JSON object", "3 3"]);
+        assert_eq!(read("}]"), ["1 expected a JSON object", "2 expected an array of objects"]);
+    }
+
+    #[test]
+    fn an_element_that_is_too_long_is_passed_over_whole() {
+        let long = "x".repeat(ROW_LIMIT + 10);
+        let json = format!(r#"{{"a":"1"}},{{"a":"{long}"}},{{"a":"3"}}]"#);
+        let elements = Elements::new(std::io::BufReader::new(json.as_bytes()));
+        let lengths: Vec<_> = elements.map(|(_, row)| row.map(|bytes| bytes.len()).ok()).collect();
+        assert_eq!(lengths, [Some(9), None, Some(9)]);
     }
 }

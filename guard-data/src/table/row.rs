@@ -87,6 +87,14 @@ impl TableRow {
         }
     }
 
+    /// Takes a name, also one that is written as a number.
+    pub(crate) fn take_id(&mut self, field: &'static str) -> Result<Option<String>, RowFault> {
+        match self.fields.get(field) {
+            Some(Value::Number(number)) => Ok(Some(number.to_string())),
+            _ => self.take_optional_string(field),
+        }
+    }
+
     /// A whole number, also where the file writes it as text or as a float without a fraction.
     ///
     /// # Errors
