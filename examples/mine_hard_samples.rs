@@ -8,7 +8,8 @@ use std::process::ExitCode;
 use clap::Parser;
 use guard_data::{
     Chosen, EnsembleMember, GenerationFiles, MergeRule, Mined, Mining, ReasonedFile,
-    ReasonedSample, Selection, Unparsed, merge_ensemble, read_pairs, write_pairs,
+    ReasonedSample, SampleSource, Selection, Unparsed, check_pair_path, merge_ensemble, read_pairs,
+    write_pairs,
 };
 use guard_examples::lines::{self, Outcome};
 use guard_examples::model::DeviceArguments;
@@ -96,29 +97,55 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {
+    check_pair_path(&arguments.output)?;
     let mining = mining(arguments)?;
     let members = arguments.ensemble.iter().map(|member| read_member(member));
     let members = members.collect::<Outcome<Vec<_>>>()?;
-    let file = ReasonedFile::open(&arguments.data)?;
-    let rows = file.rows()?.take(arguments.limit.unwrap_or(usize::MAX)).map(|(_, row)| row);
-    let rows = rows.collect::<Result<Vec<ReasonedSample>, _>>()?;
+    let rows = read_rows(arguments)?;
     let files = generate(arguments, &rows)?;
-    let generations = files.read(rows)?.collect::<Result<Vec<_>, _>>()?;
+    let mut broken = None;
+    let generations =
+        files.read(rows)?.map_while(|one| one.map_err(|error| broken = Some(error)).ok());
     let Mined { pairs, report, .. } = mining.mine(generations);
+    if let Some(error) = broken {
+        return Err(error.into());
+    }
     let rule = match arguments.merge_rule {
         Rule::Paper => MergeRule::Paper,
         Rule::Released => MergeRule::Released,
     };
     let merged = merge_ensemble(pairs, members, rule);
-    write_pairs(&arguments.output, &merged.pairs)?;
-    if arguments.json {
-        return lines::print(&format!("{}\n", serde_json::to_string(&report)?));
+    if !merged.unknown_sets.is_empty() {
+        let sets = merged.unknown_sets.join(", ");
+        return Err(format!("no pair is of {sets}: see the `source` of the data").into());
     }
+    write_pairs(&arguments.output, &merged.pairs)?;
     let (count, duplicates) = (merged.pairs.len(), merged.duplicates);
+    if arguments.json {
+        let json = serde_json::json!({"mining": report, "pairs": count, "duplicates": duplicates});
+        return lines::print(&format!("{json}\n"));
+    }
     let output = arguments.output.display();
     lines::print(&format!(
         "{report}\n{count} pairs in {output}, {duplicates} duplicates left out\n"
     ))
+}
+
+/// The rows that can be read, each with the name of its set.
+fn read_rows(arguments: &Arguments) -> Outcome<Vec<ReasonedSample>> {
+    let file = ReasonedFile::open(&arguments.data)?;
+    let mut rows = Vec::new();
+    for (_, row) in file.rows()?.take(arguments.limit.unwrap_or(usize::MAX)) {
+        match row {
+            Ok(mut row) => {
+                row.source.get_or_insert_with(|| file.name().to_owned());
+                rows.push(row);
+            }
+            Err(error) if error.is_of_row() => lines::warn(&error),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(rows)
 }
 
 fn mining(arguments: &Arguments) -> Outcome<Mining> {
@@ -148,17 +175,21 @@ fn generate(arguments: &Arguments, rows: &[ReasonedSample]) -> Outcome<Generatio
         folder.push(".generations");
         folder.into()
     });
-    let mut files =
-        GenerationFiles::open(folder, &stem(&arguments.data), &name(&arguments.model), &options)?;
+    // The whole path: two runs of training often end in folders of one name.
+    let model = arguments.model.canonicalize()?.display().to_string();
+    let mut files = GenerationFiles::open(folder, &stem(&arguments.data), &model, &options)?;
     if files.done() < rows.len() as u64 {
         let device = arguments.place.device.open()?;
         let generator = LlamaGenerator::open(&arguments.model, LoadOptions::default(), &device)?
             .with_max_rows(arguments.place.rows());
         let mut watch = progress::Watch::new();
         let batch = arguments.place.rows().div_ceil(arguments.samples.max(1));
-        let run = files.generate(rows, &generator, &options, batch, &mut watch)?;
+        let run = files.generate(rows, &generator, batch, &mut watch)?;
         if run.failed > 0 {
-            lines::print(&format!("{} rows without a text: see the generations\n", run.failed))?;
+            let failed = run.failed;
+            lines::warn(&std::io::Error::other(format!(
+                "{failed} rows without a text: see the generations"
+            )));
         }
     }
     Ok(files)
@@ -166,12 +197,6 @@ fn generate(arguments: &Arguments, rows: &[ReasonedSample]) -> Outcome<Generatio
 
 fn stem(path: &Path) -> String {
     path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-/// The last part of the path: a model that moves to another folder stays the same.
-fn name(path: &Path) -> String {
-    let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
-    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 /// AegisTrain=PAIRS, several sets parted by commas.

@@ -33,9 +33,10 @@ struct Arguments {
     /// The teacher's model, as the server calls it.
     #[arg(long, default_value = "rules")]
     teacher_model: String,
-    /// The environment variable that holds the key.
-    #[arg(long, default_value = "OPENAI_API_KEY")]
-    key_env: String,
+    /// The environment variable that holds the key. Default: OPENAI_API_KEY for api.openai.com, none
+    /// for other servers, which would get to know it.
+    #[arg(long)]
+    key_env: Option<String>,
     /// A file that holds the key, instead.
     #[arg(long, conflicts_with = "key_env")]
     key_file: Option<PathBuf>,
@@ -110,12 +111,18 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<RunEnd> {
+    if let (Ok(input), Ok(output)) =
+        (arguments.input.canonicalize(), arguments.output.canonicalize())
+        && input == output
+    {
+        return Err(format!("{} is both input and output", input.display()).into());
+    }
     let source = sources::open(&arguments.source, &arguments.input)?;
     let source = sources::Limited::new(source, arguments.limit);
     let journal = Arc::new(Journal::open(beside(arguments, "journal"), arguments.max_cost)?);
     let synthesizer = Synthesizer::new(teacher(arguments, &journal)?, options(arguments));
-    let estimate = synthesizer.estimate(&source, &journal, prices(arguments))?;
     if arguments.dry_run {
+        let estimate = synthesizer.estimate(&source, &journal, prices(arguments))?;
         lines::print(&format!(
             "{} rows, about {} tokens to send, at most {} to get; at most {}\n",
             estimate.rows,
@@ -183,7 +190,8 @@ fn prices(arguments: &Arguments) -> Prices {
 /// The teacher within its limits: every attempt waits for its turn and is paid for.
 fn teacher(arguments: &Arguments, journal: &Arc<Journal>) -> Outcome<Box<dyn ChatClient>> {
     if arguments.teacher_url == "rules" {
-        return Ok(Box::new(RuleTeacher));
+        let paid = Budgeted::new(RuleTeacher, prices(arguments), Arc::clone(journal));
+        return Ok(Box::new(paid));
     }
     let mut http = match arguments.allow_plain_http {
         true => HttpChat::new_unencrypted(&arguments.teacher_url)?,
@@ -204,14 +212,17 @@ fn teacher(arguments: &Arguments, journal: &Arc<Journal>) -> Outcome<Box<dyn Cha
     Ok(Box::new(Retrying::new(RateLimited::new(paid, limit), RetryPolicy::default(), seed)))
 }
 
-/// A local server needs none.
+/// A key goes only where it was meant for; a local server needs none.
 fn key(arguments: &Arguments) -> Outcome<Option<ApiKey>> {
     if let Some(path) = &arguments.key_file {
         return Ok(Some(ApiKey::from_file(path)?));
     }
-    match std::env::var_os(&arguments.key_env) {
+    match &arguments.key_env {
+        Some(variable) => Ok(Some(ApiKey::from_env(variable)?)),
+        None if arguments.teacher_url.starts_with("https://api.openai.com/") => {
+            Ok(Some(ApiKey::from_env("OPENAI_API_KEY")?))
+        }
         None => Ok(None),
-        Some(_) => Ok(Some(ApiKey::from_env(&arguments.key_env)?)),
     }
 }
 

@@ -6,6 +6,7 @@ For measuring only. The same command gives the same bytes. One row in 500 has no
 repeats an earlier input, and one in 700 speaks of the ground truth, so that checks find something.
 """
 
+import itertools
 import json
 import pathlib
 import random
@@ -19,12 +20,10 @@ def main():
     draw = random.Random(7)
     letters = "abcdefghijklmnopqrstuvwxyz"
     words = ["".join(draw.choices(letters, k=draw.randint(2, 10))) for _ in range(30_000)]
-    weights = [1 / (rank + 3) for rank in range(len(words))]
-    stock = draw.choices(words, weights, k=2_000_000)
+    weights = list(itertools.accumulate(1 / (rank + 3) for rank in range(len(words))))
 
     def text(length):
-        start = draw.randrange(len(stock) - length)
-        return " ".join(stock[start : start + length])
+        return " ".join(draw.choices(words, cum_weights=weights, k=length))
 
     instruction = INSTRUCTION.read_text()
     inputs = []

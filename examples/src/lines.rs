@@ -160,6 +160,11 @@ pub fn chain(error: &dyn Error) -> String {
     })
 }
 
+/// Tells on standard error what went wrong without ending the program.
+pub fn warn(error: &dyn Error) {
+    let _ = writeln!(io::stderr(), "warning: {}", visible(&chain(error)));
+}
+
 /// Tells an error, which may quote a hostile file, on standard error and returns the exit code for it.
 #[must_use]
 pub fn fail(error: &dyn Error) -> ExitCode {

@@ -145,10 +145,10 @@ fn fault_t53_no_minute_has_more_than_the_limits() {
     // Failed calls count, and with all that they could have taken: 5 of 200 a minute.
     assert_eq!(check_minutes(tokens, None), seconds(23 * 60));
     // What a hostile service counts does no harm.
-    let endless = Some(TokenCount { prompt: u64::MAX, completion: u64::MAX });
+    let endless = TokenCount { prompt: u64::MAX, completion: u64::MAX };
     let limit = RateLimit { requests_per_minute: None, tokens_per_minute: Some(u64::MAX) };
     let client = RateLimited::with_clock(
-        ScriptedChat::new(|_| Ok(fine().with_usage(endless.unwrap()))),
+        ScriptedChat::new(|_| Ok(fine().with_usage(endless))),
         limit,
         PausedClock::default(),
     );

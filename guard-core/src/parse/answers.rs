@@ -109,6 +109,10 @@ fn answers_heading(line: &str) -> Option<&str> {
 /// A field without a value is left out: the text may end there.
 fn answer_fields(line: &str) -> Vec<(Task, String)> {
     let mut fields: Vec<(Task, String)> = Vec::new();
+    // Most lines are reasoning.
+    if !line.contains(':') {
+        return fields;
+    }
     for part in line.split([',', ';']) {
         match answer_field(part) {
             Some((_, "")) => {}

@@ -15,7 +15,7 @@ use crate::row::RowFault;
 use crate::source::{SampleSource, SourceError};
 use overlap::Overlap;
 use phrases::PhraseSketch;
-use row::{Input, Item, RowFacts};
+use row::{Input, Item, Place, RowFacts};
 
 pub use phrases::{PhraseOptions, TellingPhrase};
 pub use report::{CheckReport, Finding, LabelCount, Problem};
@@ -171,7 +171,7 @@ struct Group {
     /// In the order of first rows.
     number: u64,
     /// Where its first row is.
-    first: String,
+    first: Place,
     rows: u64,
     /// Which labels the rows give: a bit for each task's positive, and for each negative label.
     labels: u8,
@@ -213,7 +213,7 @@ impl Pass {
             *total = total.and(&statistics);
         }
         for problem in facts.problems {
-            self.report.find(problem, place);
+            self.report.find(problem, || place().to_string());
         }
         if let Some(benchmark) = facts.overlap {
             self.report.find(benchmark.problem, || format!("{}, in {}", place(), benchmark.name));
@@ -245,17 +245,14 @@ impl Pass {
 }
 
 impl Group {
-    fn add(groups: &mut HashMap<u128, Self>, hash: u128, labels: u8, place: impl Fn() -> String) {
+    fn add(groups: &mut HashMap<u128, Self>, hash: u128, labels: u8, place: impl Fn() -> Place) {
         let number = groups.len() as u64;
         let group = groups.entry(hash).or_insert_with(|| Self {
             number,
-            first: String::new(),
+            first: place(),
             rows: 0,
             labels: 0,
         });
-        if group.rows == 0 {
-            group.first = place();
-        }
         group.rows += 1;
         group.labels |= labels;
     }

@@ -1,6 +1,8 @@
 //! What is looked at in one row, apart from all others.
 
-use guard_core::{Exchange, Labels, Task, is_hidden, visible};
+use std::fmt;
+
+use guard_core::{Exchange, INSTRUCTION, Labels, Task, is_hidden, visible};
 use sha2::{Digest, Sha256};
 
 use super::overlap::{Overlap, OverlapHit};
@@ -27,15 +29,31 @@ pub(super) struct Item {
     pub(super) content: Result<Content, SourceError>,
 }
 
+/// Where a row is, for people: its number in a file, or the id of a sample.
+pub(super) enum Place {
+    Row(u64),
+    Id(Box<str>),
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Row(row) => write!(f, "row {row}"),
+            Self::Id(id) => write!(f, "`{id}`"),
+        }
+    }
+}
+
 impl Item {
     /// How people find it.
-    pub(super) fn place(&self) -> String {
+    pub(super) fn place(&self) -> Place {
         match (self.line, &self.content) {
-            (Some(line), _) => format!("row {line}"),
+            (Some(line), _) => Place::Row(line),
             (None, Ok(Content::Sample(sample))) => {
-                format!("`{}`", visible(&sample.id.chars().take(40).collect::<String>()))
+                let id: String = sample.id.chars().take(40).collect();
+                Place::Id(visible(&id).as_str().into())
             }
-            (None, _) => format!("sample {}", self.row),
+            (None, _) => Place::Row(self.row),
         }
     }
 
@@ -139,6 +157,8 @@ impl RowFacts {
         facts.labels = Task::ALL.map(|task| labels.positive(task));
         let instruction = match content {
             Content::Sample(_) => "",
+            // The one that nearly all traces have needs no hash.
+            Content::Trace(trace) if trace.instruction == INSTRUCTION => "",
             Content::Trace(trace) => &trace.instruction,
         };
         let response = exchange.response().map_or(["", ""], |response| ["1", response]);
@@ -164,7 +184,8 @@ impl RowFacts {
         statistics.record(&trace.output, &parsed.reasoning);
         self.source.clone_from(&trace.source);
         self.statistics = Some(statistics);
-        if hides(&trace.output) || hides(&trace.instruction) {
+        let is_published = trace.instruction == INSTRUCTION;
+        if hides(&trace.output) || !is_published && hides(&trace.instruction) {
             self.problems.push(Problem::HiddenCharacters);
         }
         let faults = faults_of(&parsed, trace, has_response);
@@ -185,8 +206,10 @@ impl RowFacts {
 
 /// Whether a text has characters that its readers do not see: what changes lines is seen.
 fn hides(text: &str) -> bool {
-    let ascii = |byte: &u8| matches!(byte, b' '..=b'~' | b'\n' | b'\r' | b'\t');
-    !text.as_bytes().iter().all(ascii)
+    // Without a branch a byte, the compiler looks at many bytes at a time.
+    let is_plain =
+        |plain: bool, byte: &u8| plain & matches!(byte, b' '..=b'~' | b'\n' | b'\r' | b'\t');
+    !text.as_bytes().iter().fold(true, is_plain)
         && text.chars().any(|c| is_hidden(c) && !matches!(c, '\n' | '\r' | '\t'))
 }
 
