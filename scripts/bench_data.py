@@ -34,7 +34,7 @@ def row_facts(input_text, output):
         labels.append(found[-1].lower() if found else "")
     reasoning = output[: output.rfind("Answers:")] if "Answers:" in output else output
     parts = STEP.split(reasoning)[1:]
-    step_chars = sum(len(part.split("\n# ")[0].strip()) for part in parts)
+    step_chars = sum(len(part.split("\n# ")[0].split("\n---")[0].strip()) for part in parts)
     return {
         "text": hashlib.sha256(input_text.encode()).digest()[:16],
         "label": labels[0],

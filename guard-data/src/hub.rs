@@ -126,7 +126,7 @@ impl Hub {
             return Err(bad_name());
         }
         let dataset = self.client.dataset(owner, repository);
-        let file = dataset.download_file().filename(&name.path).revision(revision).send();
+        let file = dataset.download_file().filename(&name.path).revision(revision.as_str()).send();
         file.map_err(|error| match error {
             HFError::RepoNotFound { .. }
             | HFError::EntryNotFound { .. }

@@ -18,7 +18,6 @@ pub struct LineLog {
 
 /// Why such a file cannot be used.
 #[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
 pub enum LineLogError {
     /// The operating system refused.
     #[error("cannot {action} {}", path.display())]

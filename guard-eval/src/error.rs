@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use guard_core::Task;
-use guard_data::SourceError;
+use guard_data::{LineLogError, SourceError};
 
 /// An evaluation that cannot be done, or not be trusted.
 #[derive(Debug, thiserror::Error)]
@@ -108,6 +108,15 @@ pub enum EvalError {
         /// What the system said.
         source: std::io::Error,
     },
+}
+
+impl From<LineLogError> for EvalError {
+    fn from(error: LineLogError) -> Self {
+        match error {
+            LineLogError::Io { action, path, source } => Self::Io { action, path, source },
+            LineLogError::InUse { path } => Self::InUse { path },
+        }
+    }
 }
 
 impl EvalError {

@@ -1,11 +1,10 @@
 //! Files of predictions, as the reference's `generated_predictions.jsonl` and a little more.
 
 use std::collections::HashMap;
-use std::fs::{File, OpenOptions, TryLockError};
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use guard_core::Verdict;
+use guard_data::LineLog;
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 use serde_json::error::Category;
@@ -118,54 +117,49 @@ fn without_retried(mut predictions: Vec<Prediction>) -> Vec<Prediction> {
     predictions
 }
 
-/// A file of predictions that a run adds to. It is locked: two runs would tear each other's lines.
+/// A file of predictions that a run adds to.
 #[derive(Debug)]
 pub(crate) struct PredictionLog {
-    file: File,
-    path: PathBuf,
-    /// The length of its whole lines.
-    whole: u64,
+    log: LineLog,
 }
 
 impl PredictionLog {
     /// Opens the file, or makes it, and reads its whole lines. Nothing is changed yet.
     pub(crate) fn open(path: &Path) -> Result<(Self, Vec<NumberedLine>), EvalError> {
-        let fail = |error| EvalError::io("open", path, error);
-        let mut options = OpenOptions::new();
-        let mut file = options.read(true).append(true).create(true).open(path).map_err(fail)?;
-        file.try_lock().map_err(|error| match error {
-            TryLockError::Error(error) => EvalError::io("lock", path, error),
-            TryLockError::WouldBlock => EvalError::InUse { path: path.to_owned() },
-        })?;
+        let log = LineLog::open(path)?;
         let mut bytes = Vec::new();
-        file.read_to_end(&mut bytes).map_err(fail)?;
-        let whole = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-        let done = parse_lines(path, &bytes[..whole])?;
-        let torn = &bytes[whole..];
+        for line in log.lines()? {
+            bytes.extend(line?);
+            bytes.push(b'\n');
+        }
+        let done = parse_lines(path, &bytes)?;
+        let torn = log.torn_line()?;
         if done.is_empty() && !torn.is_empty() && !torn.starts_with(b"{\"prompt\":") {
             let what = "no earlier output";
             return Err(EvalError::Foreign { path: path.to_owned(), line: 1, what });
         }
-        Ok((Self { file, path: path.to_owned(), whole: whole as u64 }, done))
+        Ok((Self { log }, done))
     }
 
     /// Cuts off a last line that was torn when its writer died. For a file that is known to be
     /// of this run.
     pub(crate) fn accept(&mut self) -> Result<(), EvalError> {
-        self.file.set_len(self.whole).map_err(|error| EvalError::io("cut", &self.path, error))
+        Ok(self.log.cut_torn_line()?)
     }
 
     /// Adds a line and makes sure that it is out.
     pub(crate) fn write(&mut self, prediction: &Prediction) -> Result<(), EvalError> {
-        let fail = |error| EvalError::io("write", &self.path, error);
-        let mut line = serde_json::to_vec(prediction).map_err(|error| fail(error.into()))?;
-        line.push(b'\n');
-        self.file.write_all(&line).map_err(fail)
+        let line = serde_json::to_vec(prediction)
+            .map_err(|error| EvalError::io("write", self.log.path(), error.into()))?;
+        Ok(self.log.append(&line)?)
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs::OpenOptions;
+    use std::io::Write;
+
     use super::*;
 
     #[test]

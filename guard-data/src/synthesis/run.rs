@@ -349,10 +349,10 @@ impl<C: ChatClient> Synthesizer<C> {
             }
             // Asked again, these would fail again, and be paid for again.
             Err(error @ ChatError::Refused { status: 400 | 413 | 422 }) => {
-                return self.put_aside(sample, key, journal, Rejection::Refused, Some(error));
+                return self.put_aside(sample, key, journal, Rejection::Refused, error);
             }
             Err(error @ ChatError::Malformed(_)) => {
-                return self.put_aside(sample, key, journal, Rejection::Malformed, Some(error));
+                return self.put_aside(sample, key, journal, Rejection::Malformed, error);
             }
             Err(error) => {
                 let outcome = Outcome { error: Some(error.to_string()), ..blank(key, sample) };
@@ -379,14 +379,14 @@ impl<C: ChatClient> Synthesizer<C> {
         key: RowKey,
         journal: &Journal,
         rejection: Rejection,
-        error: Option<ChatError>,
+        error: ChatError,
     ) -> Event {
         let outcome = Outcome {
             rejection: Some(rejection),
-            error: error.as_ref().map(ToString::to_string),
+            error: Some(error.to_string()),
             ..blank(key, sample)
         };
-        written(journal.record(key, outcome), Event::Rejected(rejection, error))
+        written(journal.record(key, outcome), Event::Rejected(rejection, Some(error)))
     }
 
     fn is_done(&self, journal: &Journal, key: RowKey) -> bool {
