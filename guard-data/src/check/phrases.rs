@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::fmt;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use rayon::prelude::*;
@@ -47,8 +48,8 @@ impl PhraseOptions {
     }
 }
 
-/// A rare phrase that nearly fixes the label of the request.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+/// A rare phrase that nearly fixes the label of the request. `Debug` shows the length of its words only.
+#[derive(Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct TellingPhrase {
     /// Its words, in lower case, at most 80 characters. They are of the set's texts: show them escaped.
@@ -60,6 +61,17 @@ pub struct TellingPhrase {
     /// How surprising that is, by the share of harmful requests in the set: the logarithm to base
     /// 10 of how often labels by chance would be this one-sided. -6 is once in a million phrases.
     pub log10_p: f64,
+}
+
+impl fmt::Debug for TellingPhrase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TellingPhrase")
+            .field("words", &self.words.len())
+            .field("harmful", &self.harmful)
+            .field("unharmful", &self.unharmful)
+            .field("log10_p", &self.log10_p)
+            .finish()
+    }
 }
 
 /// Counts, for all phrases, the texts that they are in. Phrases may share a counter, so a count may be
