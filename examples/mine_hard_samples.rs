@@ -176,7 +176,10 @@ fn generate(arguments: &Arguments, rows: &[ReasonedSample]) -> Outcome<Generatio
         folder.into()
     });
     // The whole path: two runs of training often end in folders of one name.
-    let model = arguments.model.canonicalize()?.display().to_string();
+    let model = arguments.model.canonicalize();
+    let model =
+        model.map_err(|error| format!("cannot open {}: {error}", arguments.model.display()))?;
+    let model = model.display().to_string();
     let mut files = GenerationFiles::open(folder, &stem(&arguments.data), &model, &options)?;
     if files.done() < rows.len() as u64 {
         let device = arguments.place.device.open()?;

@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use clap::Parser;
 use guard_data::{
-    ApiKey, Budgeted, ChatClient, Cost, ExportPaths, HttpChat, Journal, MissingLabels, Prices,
-    RateLimit, RateLimited, ReasoningMode, RetryPolicy, Retrying, RuleTeacher, RunEnd,
-    SampleSource, SynthesisOptions, SynthesisProgress, Synthesizer, TokenLimitField,
+    ApiKey, Budgeted, ChatClient, Cost, ExportPaths, HttpChat, HttpConfigError, Journal,
+    MissingLabels, Prices, RateLimit, RateLimited, ReasoningMode, RetryPolicy, Retrying,
+    RuleTeacher, RunEnd, SampleSource, SynthesisOptions, SynthesisProgress, Synthesizer,
+    TokenLimitField,
 };
 use guard_examples::lines::{self, Outcome};
 use guard_examples::{progress, sources};
@@ -195,7 +196,10 @@ fn teacher(arguments: &Arguments, journal: &Arc<Journal>) -> Outcome<Box<dyn Cha
     }
     let mut http = match arguments.allow_plain_http {
         true => HttpChat::new_unencrypted(&arguments.teacher_url)?,
-        false => HttpChat::new(&arguments.teacher_url)?,
+        false => HttpChat::new(&arguments.teacher_url).map_err(|error| match error {
+            HttpConfigError::PlainHttp => format!("{error} (--allow-plain-http)"),
+            error => error.to_string(),
+        })?,
     };
     if let Some(key) = key(arguments)? {
         http = http.with_key(key);
