@@ -4,10 +4,12 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 
 use clap::Parser;
-use guard_data::{FileName, Hub, Manifest, Trust};
+use guard_data::{FileName, Hub, Manifest, Observer, Trust};
 use guard_examples::lines::{self, Outcome};
+use guard_examples::progress;
 
 /// Fetch a file of a dataset.
 #[derive(Parser)]
@@ -40,7 +42,13 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     let name = FileName::of_dataset(&arguments.dataset, &arguments.revision, &arguments.file);
     let mut manifest = Manifest::open(&arguments.manifest)?;
     let trust = if arguments.pin { Trust::FirstUse } else { Trust::Pinned };
-    let path = Hub::new()?.fetch(&name, &mut manifest, trust)?;
+    let bar = Mutex::new(progress::Watch::new());
+    let hub = Hub::new()?.with_watch(move |progress| {
+        let mut bar = bar.lock().unwrap_or_else(PoisonError::into_inner);
+        let _ = bar.on_progress(progress);
+    });
+    let path = hub.fetch(&name, &mut manifest, trust)?;
+    drop(hub);
     manifest.write(&arguments.manifest)?;
     lines::print(&format!("{}\n", path.display()))
 }

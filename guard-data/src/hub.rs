@@ -3,9 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use hf_hub::progress::{DownloadEvent, ProgressEvent, ProgressHandler};
 use hf_hub::{HFClient, HFClientSync, HFError};
 
 use crate::manifest::{FileName, Manifest, ManifestError};
+use crate::observer::Progress;
 
 /// The Hugging Face hub, with the cache and the token that its other tools use on this machine
 /// (`HF_HOME`, `HF_TOKEN`). Gated sets need a token that has been let in.
@@ -22,6 +24,31 @@ use crate::manifest::{FileName, Manifest, ManifestError};
 /// ```
 pub struct Hub {
     client: HFClientSync,
+    watch: Option<Arc<Watch>>,
+}
+
+/// Is told the bytes that came so far.
+type Watch = dyn Fn(&Progress) + Send + Sync;
+
+/// Hands the events of a download on.
+struct Relay(Arc<Watch>);
+
+impl ProgressHandler for Relay {
+    fn on_progress(&self, event: &ProgressEvent) {
+        let (done, total) = match event {
+            ProgressEvent::Download(DownloadEvent::Progress { files }) => {
+                let Some(file) = files.last() else { return };
+                (file.bytes_completed, file.total_bytes)
+            }
+            ProgressEvent::Download(DownloadEvent::AggregateProgress {
+                bytes_completed,
+                total_bytes,
+                ..
+            }) => (*bytes_completed, *total_bytes),
+            _ => return,
+        };
+        (self.0)(&Progress::new("bytes", done, Some(total).filter(|total| *total > 0)));
+    }
 }
 
 impl std::fmt::Debug for Hub {
@@ -77,7 +104,7 @@ impl Hub {
     ///
     /// [`HubError::Client`] when the settings make no client.
     pub fn new() -> Result<Self, HubError> {
-        HFClientSync::new().map(|client| Self { client }).map_err(|_| HubError::Client)
+        HFClientSync::new().map(Self::of).map_err(|_| HubError::Client)
     }
 
     /// A hub at another address, with its cache in this folder.
@@ -87,7 +114,18 @@ impl Hub {
     /// As [`Hub::new`].
     pub fn at(address: &str, cache: &Path) -> Result<Self, HubError> {
         let client = HFClient::builder().endpoint(address).cache_dir(cache).build_sync();
-        client.map(|client| Self { client }).map_err(|_| HubError::Client)
+        client.map(Self::of).map_err(|_| HubError::Client)
+    }
+
+    fn of(client: HFClientSync) -> Self {
+        Self { client, watch: None }
+    }
+
+    /// The same hub, telling how downloads go on.
+    #[must_use]
+    pub fn with_watch(mut self, watch: impl Fn(&Progress) + Send + Sync + 'static) -> Self {
+        self.watch = Some(Arc::new(watch));
+        self
     }
 
     /// Fetches a file, or finds it in the cache, and checks it against the manifest.
@@ -126,7 +164,13 @@ impl Hub {
             return Err(bad_name());
         }
         let dataset = self.client.dataset(owner, repository);
-        let file = dataset.download_file().filename(&name.path).revision(revision.as_str()).send();
+        let relay = self.watch.clone().map(Relay);
+        let file = dataset
+            .download_file()
+            .filename(&name.path)
+            .revision(revision.as_str())
+            .maybe_progress(relay)
+            .send();
         file.map_err(|error| match error {
             HFError::RepoNotFound { .. }
             | HFError::EntryNotFound { .. }

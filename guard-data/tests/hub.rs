@@ -4,6 +4,8 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use guard_data::{FileName, Hub, HubError, Manifest, ManifestError, Trust};
 use sha2::{Digest, Sha256};
@@ -52,7 +54,10 @@ fn files_are_fetched_pinned_and_checked() {
     let name = FileName::of_dataset("owner/set", "main", "data/train.jsonl");
     let mut manifest = Manifest::default();
     let address = format!("http://{}", hub("{\"a\":1}\n"));
+    let bytes = Arc::new(AtomicU64::new(0));
+    let counter = Arc::clone(&bytes);
     let first = Hub::at(&address, &folder.path().join("one")).unwrap();
+    let first = first.with_watch(move |progress| counter.store(progress.done, Ordering::Relaxed));
     let refused = first.fetch(&name, &mut manifest, Trust::Pinned).unwrap_err();
     assert!(
         matches!(&refused, HubError::Manifest(error) if matches!(**error, ManifestError::Unknown { .. })),
@@ -60,6 +65,7 @@ fn files_are_fetched_pinned_and_checked() {
     );
     let path = first.fetch(&name, &mut manifest, Trust::FirstUse).unwrap();
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"a\":1}\n");
+    assert_eq!(bytes.load(Ordering::Relaxed), 8, "progress was told");
     assert_eq!(first.fetch(&name, &mut manifest, Trust::Pinned).unwrap(), path, "from the cache");
 
     // The same name with other bytes: somebody changed the branch.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::accept::Rejection;
 use crate::line_log::{LineLog, LineLogError};
+use crate::sample::Sample;
 use crate::teacher::{Cost, Ledger, LedgerError, Reservation};
 
 /// A file of JSON lines that holds the outcome of each row and every amount that was reserved or
@@ -107,6 +108,19 @@ pub(super) struct Outcome {
 }
 
 impl Outcome {
+    /// Nothing yet about a row.
+    pub(super) fn of(key: RowKey, sample: &Sample) -> Self {
+        Self {
+            key: key.to_string(),
+            source: sample.source.clone(),
+            id: sample.id.clone(),
+            output: None,
+            rejection: None,
+            reply: None,
+            error: None,
+        }
+    }
+
     fn state(&self) -> Option<RowState> {
         match self {
             Self { output: Some(_), .. } => Some(RowState::Accepted),

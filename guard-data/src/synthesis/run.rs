@@ -12,6 +12,7 @@ use super::accept::{Rejection, accept};
 use super::journal::{Journal, JournalError, Outcome, RowKey, RowState};
 use super::prompt::{Asked, MissingLabels, PROMPT_VERSION, messages};
 use super::report::{Estimate, RunEnd, SynthesisProgress, SynthesisReport};
+use crate::reasoned::ReasonedSample;
 use crate::sample::Sample;
 use crate::source::{SampleSource, Samples, SourceError};
 use crate::teacher::{ChatClient, ChatError, ChatRequest, Ledger, LedgerError, Prices, TokenCount};
@@ -341,52 +342,19 @@ impl<C: ChatClient> Synthesizer<C> {
         if journal.is_passed_over() {
             return Event::Broken(SynthesisError::Unpaid);
         }
-        let reply = match reply {
-            Ok(reply) => reply,
+        let blank = Outcome::of(key, sample);
+        let (outcome, event) = match reply {
+            Ok(reply) => judged(blank, accept(sample, &asked, &reply), reply.text),
             Err(ChatError::Budget(LedgerError::CapReached)) => return Event::CapReached,
             Err(ChatError::Budget(error @ LedgerError::Unwritten(_))) => {
                 return Event::Broken(error.into());
             }
-            // Asked again, these would fail again, and be paid for again.
-            Err(error @ ChatError::Refused { status: 400 | 413 | 422 }) => {
-                return self.put_aside(sample, key, journal, Rejection::Refused, error);
-            }
-            Err(error @ ChatError::Malformed(_)) => {
-                return self.put_aside(sample, key, journal, Rejection::Malformed, error);
-            }
-            Err(error) => {
-                let outcome = Outcome { error: Some(error.to_string()), ..blank(key, sample) };
-                return written(journal.record(key, outcome), Event::Failed(error));
-            }
+            Err(error) => without_reply(blank, error),
         };
-        match accept(sample, &asked, &reply) {
-            Ok(trace) => {
-                let outcome = Outcome { output: Some(trace.output), ..blank(key, sample) };
-                written(journal.record(key, outcome), Event::Accepted)
-            }
-            Err(rejection) => {
-                let (why, reply) = (Some(rejection), Some(reply.text));
-                let outcome = Outcome { rejection: why, reply, ..blank(key, sample) };
-                written(journal.record(key, outcome), Event::Rejected(rejection, None))
-            }
+        match journal.record(key, outcome) {
+            Ok(()) => event,
+            Err(error) => Event::Broken(error.into()),
         }
-    }
-
-    /// Writes down that there is no reply for this row, and will be none.
-    fn put_aside(
-        &self,
-        sample: &Sample,
-        key: RowKey,
-        journal: &Journal,
-        rejection: Rejection,
-        error: ChatError,
-    ) -> Event {
-        let outcome = Outcome {
-            rejection: Some(rejection),
-            error: Some(error.to_string()),
-            ..blank(key, sample)
-        };
-        written(journal.record(key, outcome), Event::Rejected(rejection, Some(error)))
     }
 
     fn is_done(&self, journal: &Journal, key: RowKey) -> bool {
@@ -398,23 +366,35 @@ impl<C: ChatClient> Synthesizer<C> {
     }
 }
 
-fn blank(key: RowKey, sample: &Sample) -> Outcome {
-    Outcome {
-        key: key.to_string(),
-        source: sample.source.clone(),
-        id: sample.id.clone(),
-        output: None,
-        rejection: None,
-        reply: None,
-        error: None,
+/// What a reply makes of a row.
+fn judged(
+    blank: Outcome,
+    trace: Result<ReasonedSample, Rejection>,
+    reply: String,
+) -> (Outcome, Event) {
+    match trace {
+        Ok(trace) => (Outcome { output: Some(trace.output), ..blank }, Event::Accepted),
+        Err(why) => {
+            let outcome = Outcome { rejection: Some(why), reply: Some(reply), ..blank };
+            (outcome, Event::Rejected(why, None))
+        }
     }
 }
 
-fn written(result: Result<(), JournalError>, event: Event) -> Event {
-    match result {
-        Ok(()) => event,
-        Err(error) => Event::Broken(error.into()),
-    }
+/// What an error makes of a row. Where the next request would end as this one did, and be paid for as
+/// well, the row is put aside; else another run asks again.
+fn without_reply(blank: Outcome, error: ChatError) -> (Outcome, Event) {
+    let rejection = match error {
+        ChatError::Refused { status: 400 | 413 | 422 } => Some(Rejection::Refused),
+        ChatError::Malformed(_) => Some(Rejection::Malformed),
+        _ => None,
+    };
+    let outcome = Outcome { rejection, error: Some(error.to_string()), ..blank };
+    let event = match rejection {
+        Some(why) => Event::Rejected(why, Some(error)),
+        None => Event::Failed(error),
+    };
+    (outcome, event)
 }
 
 /// What the workers share.
