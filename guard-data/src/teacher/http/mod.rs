@@ -1,118 +1,24 @@
 //! A teacher behind HTTP: any server that speaks the OpenAI chat protocol.
 
-use std::env::VarError;
+mod config;
+mod reply;
+
 use std::fmt;
 use std::io::{self, Read};
 use std::net::IpAddr;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
 use guard_core::Role;
 use reqwest::Url;
 use reqwest::blocking::{Client, Response};
-use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 use reqwest::redirect::Policy;
-use secrecy::{ExposeSecret, SecretString};
 use serde_json::{Value, json};
 
-use super::chat::{
-    ChatClient, ChatError, ChatFinish, ChatReply, ChatRequest, ReplyFault, TokenCount,
-    TransportFault,
-};
+use super::chat::{ChatClient, ChatError, ChatReply, ChatRequest, ReplyFault, TransportFault};
+use reply::{is_quota, read_reply, retry_after};
 
-/// The key of a service. `Debug` does not show it, and it is wiped from memory when it is dropped,
-/// though not the copies that a request under way makes.
-///
-/// It comes from the environment or from a file: what stands in a command line is seen by every
-/// user of the machine.
-#[derive(Clone, Debug)]
-pub struct ApiKey(SecretString);
-
-impl ApiKey {
-    /// The key in an environment variable.
-    ///
-    /// # Errors
-    ///
-    /// [`HttpConfigError::NoKey`] when it is not set or empty, [`HttpConfigError::BadKey`] when it
-    /// cannot stand in a header.
-    pub fn from_env(variable: &str) -> Result<Self, HttpConfigError> {
-        let text = std::env::var(variable).map_err(|error| match error {
-            VarError::NotPresent => HttpConfigError::NoKey { place: variable.to_owned() },
-            VarError::NotUnicode(_) => HttpConfigError::BadKey { place: variable.to_owned() },
-        })?;
-        Self::new(text, variable)
-    }
-
-    /// The key in a file, without the white space round it.
-    ///
-    /// # Errors
-    ///
-    /// [`HttpConfigError::KeyFile`] when it cannot be read; else as [`ApiKey::from_env`].
-    pub fn from_file(path: impl AsRef<Path>) -> Result<Self, HttpConfigError> {
-        let path = path.as_ref();
-        let text = std::fs::read_to_string(path)
-            .map_err(|source| HttpConfigError::KeyFile { path: path.to_owned(), source })?;
-        Self::new(text, &path.display().to_string())
-    }
-
-    fn new(text: String, place: &str) -> Result<Self, HttpConfigError> {
-        let secret = SecretString::from(text.trim());
-        drop(SecretString::from(text));
-        let key = secret.expose_secret();
-        if key.is_empty() {
-            return Err(HttpConfigError::NoKey { place: place.to_owned() });
-        }
-        if !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(HttpConfigError::BadKey { place: place.to_owned() });
-        }
-        Ok(Self(secret))
-    }
-
-    fn header(&self) -> Option<HeaderValue> {
-        let mut value =
-            HeaderValue::from_str(&format!("Bearer {}", self.0.expose_secret())).ok()?;
-        value.set_sensitive(true);
-        Some(value)
-    }
-}
-
-/// Why a client cannot be made. The messages hold no key.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum HttpConfigError {
-    /// There is no key where one should be.
-    #[error("no key in {place}")]
-    NoKey {
-        /// The variable or file.
-        place: String,
-    },
-    /// The key has blanks or other characters that no key has.
-    #[error("the key in {place} has characters that cannot stand in a header")]
-    BadKey {
-        /// The variable or file.
-        place: String,
-    },
-    /// The file of the key cannot be read.
-    #[error("cannot read {}", path.display())]
-    KeyFile {
-        /// The file.
-        path: PathBuf,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The address is none.
-    #[error("expected an address such as https://api.openai.com/v1")]
-    Address,
-    /// The address carries a user name or password, which would end up in logs.
-    #[error("the address must not hold credentials: give the key by itself")]
-    Credentials,
-    /// The system gives no TLS or no threads.
-    #[error("cannot set up an HTTP client")]
-    Client,
-    /// The address is not encrypted, and not of this machine.
-    #[error("plain http is for this machine only: use https, or allow it by name")]
-    PlainHttp,
-}
+pub use config::{ApiKey, HttpConfigError};
 
 /// The name under which a service wants the limit of tokens.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -267,30 +173,16 @@ impl HttpChat {
         }
         post.send().map_err(|error| transport(&error))
     }
+}
 
-    /// The body, if it is no longer than the limit and ends in time.
-    fn read(
-        response: &mut Response,
-        limit: u64,
-        end: Option<Instant>,
-    ) -> Result<Vec<u8>, ChatError> {
-        let mut body = Vec::new();
-        let mut block = [0; 16 << 10];
-        loop {
-            let read = match response.read(&mut block) {
-                Ok(0) => return Ok(body),
-                Ok(read) => read,
-                Err(error) => return Err(cut(&error)),
-            };
-            body.extend_from_slice(&block[..read]);
-            if body.len() as u64 > limit {
-                return Err(ChatError::Malformed(ReplyFault::TooLarge { limit }));
-            }
-            // A server that drips would be read to the end otherwise.
-            if end.is_some_and(|end| Instant::now() > end) {
-                return Err(ChatError::Transport(TransportFault::Timeout));
-            }
-        }
+/// The body, if it is no longer than the limit. The time of the request bounds it as well.
+fn read(response: Response, limit: u64) -> Result<Vec<u8>, ChatError> {
+    let mut body = Vec::new();
+    let mut response = response.take(limit.saturating_add(1));
+    response.read_to_end(&mut body).map_err(|error| cut(&error))?;
+    match body.len() as u64 > limit {
+        true => Err(ChatError::Malformed(ReplyFault::TooLarge { limit })),
+        false => Ok(body),
     }
 }
 
@@ -298,14 +190,13 @@ impl ChatClient for HttpChat {
     fn chat(&self, request: &ChatRequest) -> Result<ChatReply, ChatError> {
         /// What is read of the body of an error.
         const ERROR_LIMIT: u64 = 64 << 10;
-        let end = Instant::now().checked_add(self.timeout);
-        let mut response = self.post(request)?;
+        let response = self.post(request)?;
         let wait = retry_after(response.headers(), SystemTime::now());
         match ChatError::from_status(response.status().as_u16(), wait) {
-            None => read_reply(&Self::read(&mut response, self.reply_limit, end)?),
+            None => read_reply(&read(response, self.reply_limit)?),
             // Only there does the body say more than the status, and a body may be slow.
             Some(error @ ChatError::RateLimited { .. }) => {
-                let body = Self::read(&mut response, ERROR_LIMIT, end).unwrap_or_default();
+                let body = read(response, ERROR_LIMIT).unwrap_or_default();
                 Err(if is_quota(&body) { ChatError::QuotaExhausted } else { error })
             }
             Some(error) => Err(error),
@@ -353,59 +244,4 @@ fn cut(error: &io::Error) -> ChatError {
         true => TransportFault::Timeout,
         false => TransportFault::Cut,
     })
-}
-
-/// How long the service asks to wait: seconds, or a date.
-fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
-    let value = headers.get("retry-after")?.to_str().ok()?.trim();
-    if let Ok(seconds) = value.parse::<f64>() {
-        let too_long = seconds > 1e9;
-        return if too_long {
-            Some(Duration::MAX)
-        } else {
-            Duration::try_from_secs_f64(seconds).ok()
-        };
-    }
-    let date = httpdate::parse_http_date(value).ok()?;
-    Some(date.duration_since(now).unwrap_or_default())
-}
-
-/// Whether the body of an error says that the money is used up.
-fn is_quota(body: &[u8]) -> bool {
-    let body: Value = serde_json::from_slice(body).unwrap_or_default();
-    [&body["error"]["code"], &body["error"]["type"]]
-        .into_iter()
-        .any(|word| word == "insufficient_quota")
-}
-
-fn read_reply(body: &[u8]) -> Result<ChatReply, ChatError> {
-    let missing = |field| ChatError::Malformed(ReplyFault::Field(field));
-    let json: Value =
-        serde_json::from_slice(body).map_err(|_| ChatError::Malformed(ReplyFault::NotJson))?;
-    let choice = json["choices"].get(0).ok_or(missing("choices"))?;
-    let finish = match choice["finish_reason"].as_str() {
-        Some("stop") => ChatFinish::Stop,
-        Some("length") => ChatFinish::Length,
-        Some("content_filter") => ChatFinish::ContentFilter,
-        _ => ChatFinish::Other,
-    };
-    let text = match choice["message"].get("content") {
-        Some(Value::String(text)) => text,
-        // Filtered replies, refusals and those that only reasoned come without a text.
-        Some(Value::Null) => "",
-        _ => return Err(missing("content")),
-    };
-    let mut reply = ChatReply::new(text, finish);
-    reply.usage = usage(&json["usage"]);
-    Ok(reply)
-}
-
-/// The tokens, where the service counted some: 0 for a request, or more than any request has, is no
-/// count. Some services leave hidden reasoning out of all but the total.
-fn usage(json: &Value) -> Option<TokenCount> {
-    let count = |field: &str| json[field].as_u64().filter(|tokens| *tokens <= u32::MAX.into());
-    let prompt = count("prompt_tokens").filter(|tokens| *tokens > 0)?;
-    let completion = count("completion_tokens")?;
-    let rest = count("total_tokens").unwrap_or(0).saturating_sub(prompt);
-    Some(TokenCount { prompt, completion: completion.max(rest) })
 }
