@@ -47,8 +47,8 @@ pub use source::{InMemorySource, SampleSource, Samples, SourceError};
 pub use statistics::{Statistics, StatisticsTable};
 pub use synthesis::{
     Asked, Estimate, ExportPaths, Exported, Journal, JournalError, MissingLabels, PROMPT_VERSION,
-    Rejection, RuleTeacher, RunEnd, SynthesisError, SynthesisObserver, SynthesisOptions,
-    SynthesisProgress, SynthesisReport, Synthesizer, with_mode,
+    Rejection, RuleTeacher, RunEnd, SynthesisError, SynthesisOptions, SynthesisProgress,
+    SynthesisReport, Synthesizer, with_mode,
 };
 pub use table::{TableFile, TableFormat, TableRow, TableRows, read_whole};
 #[cfg(feature = "http")]

@@ -22,22 +22,23 @@ impl Progress {
     }
 }
 
-/// Is told how work goes on, and can end it.
-pub trait Observer {
-    /// Called now and then. [`ControlFlow::Break`] ends the work.
-    fn on_progress(&mut self, progress: &Progress) -> ControlFlow<()>;
+/// Is told how work goes on, and can end it. `P` is what the work tells about itself.
+pub trait Observer<P = Progress> {
+    /// Called now and then. [`ControlFlow::Break`] ends the work; where it leaves a file to go on
+    /// from, another run does.
+    fn on_progress(&mut self, progress: &P) -> ControlFlow<()>;
 }
 
 /// Watches nothing.
-impl Observer for () {
-    fn on_progress(&mut self, _: &Progress) -> ControlFlow<()> {
+impl<P> Observer<P> for () {
+    fn on_progress(&mut self, _: &P) -> ControlFlow<()> {
         ControlFlow::Continue(())
     }
 }
 
 /// Any function of the progress.
-impl<F: FnMut(&Progress) -> ControlFlow<()>> Observer for F {
-    fn on_progress(&mut self, progress: &Progress) -> ControlFlow<()> {
+impl<P, F: FnMut(&P) -> ControlFlow<()>> Observer<P> for F {
+    fn on_progress(&mut self, progress: &P) -> ControlFlow<()> {
         self(progress)
     }
 }

@@ -39,7 +39,7 @@ pub use prediction::{Prediction, read_predictions};
 pub use published::{Published, PublishedAverages, PublishedMacro, PublishedRow, PublishedTable};
 pub use quantile::quantile;
 pub use report::{Average, MacroAverage, PairComparison, Report};
-pub use run::{RunObserver, RunOptions, RunProgress, evaluate};
+pub use run::{RunOptions, RunProgress, evaluate};
 pub use scoring::{ScoringPolicy, UnknownScoringPolicy};
 pub use summary::{Cost, PolicyScore, Ranked, Slice, Summary};
 pub use task_f1::TaskF1;

@@ -7,6 +7,8 @@ use std::time::Instant;
 use guard_core::parse::write_output;
 use guard_core::{Answer, Exchange, Guard, GuardError, JudgeOptions, Label, Labels, Task, Verdict};
 
+use guard_data::Observer;
+
 use crate::benchmark::{Dataset, DatasetRow};
 use crate::error::EvalError;
 use crate::evaluation::{Evaluation, by_id, rendered};
@@ -83,29 +85,9 @@ pub struct RunProgress {
     pub seconds: f64,
 }
 
-/// Is told how a run goes on, and can end it.
-pub trait RunObserver {
-    /// Called before the first batch and after each. [`ControlFlow::Break`] ends the run; with
-    /// an output file, another run goes on from there.
-    fn on_batch(&mut self, progress: &RunProgress) -> ControlFlow<()>;
-}
-
-/// Watches nothing.
-impl RunObserver for () {
-    fn on_batch(&mut self, _: &RunProgress) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-}
-
-/// Any function of the progress.
-impl<F: FnMut(&RunProgress) -> ControlFlow<()>> RunObserver for F {
-    fn on_batch(&mut self, progress: &RunProgress) -> ControlFlow<()> {
-        self(progress)
-    }
-}
-
 /// Judges the rows of a dataset. A row on which the guard fails is recorded as such, and counts
-/// as undetermined.
+/// as undetermined. The observer is told before the first batch and after each; a run that it ends
+/// goes on from its output file.
 ///
 /// ```
 /// use guard_core::testing::ScriptedGuard;
@@ -135,7 +117,7 @@ pub fn evaluate(
     guard: &dyn Guard,
     dataset: &Dataset,
     options: &RunOptions,
-    observer: &mut dyn RunObserver,
+    observer: &mut dyn Observer<RunProgress>,
 ) -> Result<Evaluation, EvalError> {
     let started = Instant::now();
     let run_name =
@@ -251,9 +233,13 @@ impl<'a> Run<'a> {
         Ok(())
     }
 
-    fn tell(&mut self, observer: &mut dyn RunObserver, started: Instant) -> Result<(), EvalError> {
+    fn tell(
+        &mut self,
+        observer: &mut dyn Observer<RunProgress>,
+        started: Instant,
+    ) -> Result<(), EvalError> {
         self.progress.seconds = started.elapsed().as_secs_f64();
-        match observer.on_batch(&self.progress) {
+        match observer.on_progress(&self.progress) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => {
                 Err(EvalError::Stopped { done: self.progress.done, total: self.progress.total })

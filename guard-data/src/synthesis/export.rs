@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 use guard_core::{ReasoningMode, write_input};
 use serde::Serialize;
 
+use super::error::SynthesisError;
 use super::journal::{Journal, Outcome, OutcomeReader};
-use super::run::{SynthesisError, Synthesizer};
+use super::run::Synthesizer;
 use super::transform::with_mode;
 use crate::reasoned::ReasonedSample;
 use crate::replace::replace_file;

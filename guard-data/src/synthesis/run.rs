@@ -1,161 +1,24 @@
 //! Asking for all rows of a source.
 
 use std::collections::HashSet;
-use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
 
 use sha2::{Digest, Sha256};
 
 use super::accept::{Rejection, accept};
-use super::journal::{Journal, JournalError, Outcome, RowKey, RowState};
+use super::error::SynthesisError;
+use super::journal::{Journal, Outcome, RowKey, RowState};
+use super::options::SynthesisOptions;
 use super::prompt::{Asked, MissingLabels, PROMPT_VERSION, messages};
-use super::report::{Estimate, RunEnd, SynthesisProgress, SynthesisReport};
+use super::report::{Estimate, SynthesisProgress, SynthesisReport};
+use super::tally::{Event, Tally, watch};
+use crate::observer::Observer;
 use crate::reasoned::ReasonedSample;
 use crate::sample::Sample;
 use crate::source::{SampleSource, Samples, SourceError};
-use crate::teacher::{ChatClient, ChatError, ChatRequest, Ledger, LedgerError, Prices, TokenCount};
-
-/// How traces are made.
-#[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
-pub struct SynthesisOptions {
-    /// The name of the teacher's model.
-    pub model: String,
-    /// The most tokens of a reply. Default 2,048.
-    pub max_tokens: usize,
-    /// The temperature of the teacher. Default 0 (released code); `None` leaves it to the service.
-    pub temperature: Option<f64>,
-    /// The seed, for services that take one. Default none.
-    pub seed: Option<u64>,
-    /// What to do about labels that a sample lacks.
-    pub missing: MissingLabels,
-    /// Requests at a time, at least 1. Default 8.
-    pub workers: usize,
-    /// Whether rows whose reply was put aside are asked for again. Default no.
-    pub retry_rejected: bool,
-    /// The largest share of replies that may be put aside, once there are 100. Default 0.5.
-    pub most_rejected: f64,
-}
-
-impl SynthesisOptions {
-    /// The default options for this model.
-    pub fn new(model: impl Into<String>) -> Self {
-        Self {
-            model: model.into(),
-            max_tokens: 2048,
-            temperature: Some(0.0),
-            seed: None,
-            missing: MissingLabels::default(),
-            workers: 8,
-            retry_rejected: false,
-            most_rejected: 0.5,
-        }
-    }
-
-    /// The same options with another limit for replies.
-    #[must_use]
-    pub fn with_max_tokens(mut self, tokens: usize) -> Self {
-        self.max_tokens = tokens;
-        self
-    }
-
-    /// The same options with another temperature.
-    #[must_use]
-    pub fn with_temperature(mut self, temperature: Option<f64>) -> Self {
-        self.temperature = temperature;
-        self
-    }
-
-    /// The same options with a seed.
-    #[must_use]
-    pub fn with_seed(mut self, seed: Option<u64>) -> Self {
-        self.seed = seed;
-        self
-    }
-
-    /// The same options with another rule for missing labels.
-    #[must_use]
-    pub fn with_missing(mut self, missing: MissingLabels) -> Self {
-        self.missing = missing;
-        self
-    }
-
-    /// The same options with so many requests at a time, at least 1.
-    #[must_use]
-    pub fn with_workers(mut self, workers: usize) -> Self {
-        self.workers = workers.max(1);
-        self
-    }
-
-    /// The same options, asking again for rows whose reply was put aside.
-    #[must_use]
-    pub fn retrying_rejected(mut self) -> Self {
-        self.retry_rejected = true;
-        self
-    }
-
-    /// The same options with another share of replies that may be put aside.
-    #[must_use]
-    pub fn with_most_rejected(mut self, share: f64) -> Self {
-        self.most_rejected = share;
-        self
-    }
-}
-
-/// Is told how a run goes on, and can end it.
-pub trait SynthesisObserver {
-    /// Called after each row. [`ControlFlow::Break`] ends the run when the requests that are under
-    /// way have ended; another run goes on from there.
-    fn on_row(&mut self, progress: &SynthesisProgress) -> ControlFlow<()>;
-}
-
-/// Watches nothing.
-impl SynthesisObserver for () {
-    fn on_row(&mut self, _: &SynthesisProgress) -> ControlFlow<()> {
-        ControlFlow::Continue(())
-    }
-}
-
-/// Any function of the progress.
-impl<F: FnMut(&SynthesisProgress) -> ControlFlow<()>> SynthesisObserver for F {
-    fn on_row(&mut self, progress: &SynthesisProgress) -> ControlFlow<()> {
-        self(progress)
-    }
-}
-
-/// Why a run could not be made, or its results not be written.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum SynthesisError {
-    /// The source cannot be opened.
-    #[error(transparent)]
-    Source(#[from] SourceError),
-    /// The journal cannot be written.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// The journal cannot take what is spent.
-    #[error(transparent)]
-    Ledger(#[from] LedgerError),
-    /// The journal has a cap, and the client asks without reserving from it.
-    #[error("the journal has a cost cap that the client does not keep to: put `Budgeted` round it")]
-    Unpaid,
-    /// Two of the files of an export are one.
-    #[error("{} is named twice", path.display())]
-    SamePath {
-        /// The file.
-        path: std::path::PathBuf,
-    },
-    /// A result cannot be written.
-    #[error("cannot write {}", path.display())]
-    Write {
-        /// The file.
-        path: std::path::PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-}
+use crate::teacher::{ChatClient, ChatError, ChatRequest, LedgerError, Prices};
 
 /// Asks a teacher for the reasoning behind the labels of samples.
 ///
@@ -189,15 +52,6 @@ pub struct Synthesizer<C> {
     client: C,
     options: SynthesisOptions,
 }
-
-/// Replies of a key or an account that was turned away, in a row, that end a run.
-const TURNED_AWAY: u32 = 3;
-
-/// Rows without a reply, in a row, that end a run.
-const SERVICE_DOWN: u32 = 20;
-
-/// The fewest replies whose quality says something.
-const LEAST_JUDGED: u64 = 100;
 
 impl<C: ChatClient> Synthesizer<C> {
     /// Asks this teacher.
@@ -271,13 +125,14 @@ impl<C: ChatClient> Synthesizer<C> {
             estimate.likely_prompt_tokens += request.most_prompt_tokens() / 4;
             estimate.most_completion_tokens =
                 estimate.most_completion_tokens.saturating_add(completion);
-            let most = TokenCount { prompt: request.most_prompt_tokens(), completion };
-            estimate.most = estimate.most + prices.cost(most);
+            // The request has a limit of tokens, so its cost has one.
+            estimate.most = estimate.most + prices.most(&request).unwrap_or_default();
         }
         Ok(estimate)
     }
 
-    /// Asks for all rows of the source that the journal does not have.
+    /// Asks for all rows of the source that the journal does not have. The observer is told after each
+    /// row; a run that it ends waits for the requests that are under way, and another goes on from there.
     ///
     /// # Errors
     ///
@@ -287,7 +142,7 @@ impl<C: ChatClient> Synthesizer<C> {
         &self,
         source: &dyn SampleSource,
         journal: &Journal,
-        observer: &mut dyn SynthesisObserver,
+        observer: &mut dyn Observer<SynthesisProgress>,
     ) -> Result<SynthesisReport, SynthesisError> {
         let work = Work {
             rows: Mutex::new(source.samples()?),
@@ -403,131 +258,4 @@ struct Work<'a> {
     /// The rows of this run so far.
     claimed: Mutex<HashSet<RowKey>>,
     stop: AtomicBool,
-}
-
-/// What became of a row, for the thread that watches.
-enum Event {
-    Resumed,
-    Repeated,
-    Undecodable,
-    Accepted,
-    /// With the error, where there is no reply at all.
-    Rejected(Rejection, Option<ChatError>),
-    Failed(ChatError),
-    CapReached,
-    Broken(SynthesisError),
-}
-
-/// Counts events until the workers are done, and tells them when to stop.
-fn watch(
-    events: Receiver<Event>,
-    journal: &Journal,
-    tally: &mut Tally,
-    stop: &AtomicBool,
-    observer: &mut dyn SynthesisObserver,
-) -> Result<(), SynthesisError> {
-    let mut broken = None;
-    for event in events {
-        if let Event::Broken(error) = event {
-            broken = Some(error);
-            stop.store(true, Ordering::Relaxed);
-            continue;
-        }
-        let end = tally.count(&event);
-        let progress = &mut tally.report.progress;
-        progress.spent = journal.spent();
-        let end = end.or(observer.on_row(progress).is_break().then_some(RunEnd::Stopped));
-        if let Some(end) = end
-            && !stop.swap(true, Ordering::Relaxed)
-        {
-            tally.report.end = end;
-        }
-    }
-    tally.report.progress.spent = journal.spent();
-    broken.map_or(Ok(()), Err)
-}
-
-/// The counts of a run, and what they say about going on.
-struct Tally {
-    report: SynthesisReport,
-    most_rejected: f64,
-    turned_away: u32,
-    without_reply: u32,
-}
-
-impl Tally {
-    fn new(most_rejected: f64) -> Self {
-        let report = SynthesisReport {
-            end: RunEnd::Finished,
-            progress: SynthesisProgress::default(),
-            rejections: Default::default(),
-            repeated: 0,
-        };
-        Self { report, most_rejected, turned_away: 0, without_reply: 0 }
-    }
-
-    fn count(&mut self, event: &Event) -> Option<RunEnd> {
-        let progress = &mut self.report.progress;
-        progress.done += 1;
-        match event {
-            Event::Resumed => {
-                progress.resumed += 1;
-                // Rows that fail in every run stand between others that do not.
-                self.without_reply = 0;
-            }
-            Event::Repeated => self.report.repeated += 1,
-            Event::Undecodable => progress.undecodable += 1,
-            Event::Accepted => {
-                progress.accepted += 1;
-                self.replied();
-            }
-            Event::Rejected(rejection, error) => {
-                progress.rejected += 1;
-                *self.report.rejections.entry(*rejection).or_default() += 1;
-                let down = match error {
-                    Some(error) => self.failed(error),
-                    None => {
-                        self.replied();
-                        None
-                    }
-                };
-                return down.or_else(|| self.too_many_rejected());
-            }
-            Event::Failed(error) => {
-                progress.failed += 1;
-                return self.failed(error);
-            }
-            Event::CapReached => {
-                progress.done -= 1;
-                return Some(RunEnd::CapReached);
-            }
-            Event::Broken(_) => {}
-        }
-        None
-    }
-
-    fn replied(&mut self) {
-        self.turned_away = 0;
-        self.without_reply = 0;
-    }
-
-    fn failed(&mut self, error: &ChatError) -> Option<RunEnd> {
-        self.without_reply += 1;
-        if !matches!(error, ChatError::Unauthorised { .. } | ChatError::QuotaExhausted) {
-            self.turned_away = 0;
-        } else {
-            self.turned_away += 1;
-            if self.turned_away >= TURNED_AWAY {
-                return Some(RunEnd::TurnedAway(error.clone()));
-            }
-        }
-        (self.without_reply >= SERVICE_DOWN).then(|| RunEnd::ServiceDown(error.clone()))
-    }
-
-    fn too_many_rejected(&self) -> Option<RunEnd> {
-        let SynthesisProgress { accepted, rejected, .. } = self.report.progress;
-        let judged = accepted + rejected;
-        let too_many = rejected as f64 > self.most_rejected * judged as f64;
-        (judged >= LEAST_JUDGED && too_many).then_some(RunEnd::TooManyRejected { rejected, judged })
-    }
 }
