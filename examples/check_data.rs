@@ -7,11 +7,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use guard_data::{Check, CheckReport, PhraseOptions, ReasonedFile};
-use guard_examples::lines::{self, Outcome};
+use guard_examples::lines::{self, Outcome, Output};
 use guard_examples::{progress, sources};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Look through a training set before it is trained on.
 #[derive(Parser)]
@@ -51,11 +48,10 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     }
     for path in &arguments.input {
         let report = check_file(&check, &arguments.source, path)?;
-        let text = match arguments.json {
-            true => serde_json::to_string(&report)?,
-            false => report.to_string(),
-        };
-        lines::print(&format!("{text}\n"))?;
+        match arguments.json {
+            true => Output::Terminal.write(&report)?,
+            false => lines::print(&format!("{report}\n"))?,
+        }
     }
     Ok(())
 }

@@ -11,14 +11,11 @@ use guard_eval::{
     Bootstrap, Dataset, Evaluation, PredictionFile, Report, RunOptions, RunProgress, ScoringPolicy,
     evaluate, find_predictions, read_predictions,
 };
-use guard_examples::lines::{self, Outcome};
+use guard_examples::lines::{self, Outcome, Output};
 use guard_examples::model::DeviceArguments;
 use guard_examples::progress;
 use guard_examples::sources::open_benchmark;
 use guard_infer::{Guard, GuardBuilder, JudgeOptions};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Score predictions, or run a guard over benchmarks.
 #[derive(Parser)]
@@ -98,7 +95,7 @@ fn run(arguments: &Arguments) -> Outcome<()> {
         write(&report, path)?;
     }
     match arguments.json {
-        true => lines::write(&mut std::io::stdout(), &report),
+        true => Output::Terminal.write(&report),
         false => lines::print(&report.to_text()),
     }
 }

@@ -7,26 +7,20 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
-use guard_examples::model::DeviceArguments;
+use guard_examples::model::ModelArguments;
 use guard_examples::progress;
 use guard_infer::guard_core::visible;
 use guard_infer::{
-    Completed, Finish, GenerateError, GenerateOptions, LlamaGenerator, LoadOptions, Prompt,
-    Sampling, TextGenerator,
+    Completed, Finish, GenerateError, GenerateOptions, LlamaGenerator, Prompt, Sampling,
+    TextGenerator,
 };
 use serde::{Deserialize, Serialize};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Continue prompts with a model.
 #[derive(Parser)]
 struct Arguments {
-    /// A model: a folder as the hub has it, or a .gguf file.
-    #[arg(long)]
-    model: PathBuf,
     #[command(flatten)]
-    place: DeviceArguments,
+    model: ModelArguments,
     /// A prompt to continue.
     #[arg(long, required_unless_present = "input")]
     prompt: Option<String>,
@@ -84,9 +78,7 @@ fn main() -> ExitCode {
 
 fn run(arguments: &Arguments) -> Outcome<()> {
     let options = options(arguments)?;
-    let device = arguments.place.device.open()?;
-    let generator = LlamaGenerator::open(&arguments.model, LoadOptions::default(), &device)?
-        .with_max_rows(arguments.place.rows());
+    let generator = arguments.model.open()?;
     match (&arguments.input, &arguments.prompt) {
         (Some(input), _) => {
             let items = lines::read::<Item>(input)?.into_iter().map(|line| line.record);
@@ -138,11 +130,11 @@ fn continue_file(
     // A prompt whose samples were torn apart is written again from its first missing sample.
     let mut skip = written % options.samples;
     let bar = progress::bar(done, items.len());
-    for batch in items.get(done..).unwrap_or_default().chunks(arguments.place.rows()) {
+    for batch in items.get(done..).unwrap_or_default().chunks(arguments.model.place.rows()) {
         let prompts: Vec<Prompt> = batch.iter().map(|item| Prompt::text(&item.prompt)).collect();
         for (item, result) in batch.iter().zip(generator.generate(&prompts, options)) {
             for prediction in predictions(item, &result, options.samples).skip(skip) {
-                lines::write(&mut out, &prediction)?;
+                out.write(&prediction)?;
             }
             skip = 0;
             bar.inc(1);

@@ -11,24 +11,16 @@ use guard_data::{
     ReasonedSample, SampleSource, Selection, Unparsed, check_pair_path, merge_ensemble, read_pairs,
     write_pairs,
 };
-use guard_examples::lines::{self, Outcome};
-use guard_examples::model::DeviceArguments;
+use guard_examples::lines::{self, Outcome, Output};
+use guard_examples::model::ModelArguments;
 use guard_examples::progress;
-use guard_infer::{
-    GenerateOptions, GuardFormat, GuardReasonerFormat, LlamaGenerator, LoadOptions, Sampling,
-};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+use guard_infer::{GenerateOptions, GuardFormat, GuardReasonerFormat, Sampling};
 
 /// Mine hard samples with a model.
 #[derive(Parser)]
 struct Arguments {
-    /// A model: a folder as the hub has it, or a .gguf file.
-    #[arg(long)]
-    model: PathBuf,
     #[command(flatten)]
-    place: DeviceArguments,
+    model: ModelArguments,
     /// Traces, whose answers are the labels: JSON lines, a JSON array or Parquet.
     #[arg(long)]
     data: PathBuf,
@@ -123,7 +115,7 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     let (count, duplicates) = (merged.pairs.len(), merged.duplicates);
     if arguments.json {
         let json = serde_json::json!({"mining": report, "pairs": count, "duplicates": duplicates});
-        return lines::print(&format!("{json}\n"));
+        return Output::Terminal.write(&json);
     }
     let output = arguments.output.display();
     lines::print(&format!(
@@ -176,17 +168,15 @@ fn generate(arguments: &Arguments, rows: &[ReasonedSample]) -> Outcome<Generatio
         folder.into()
     });
     // The whole path: two runs of training often end in folders of one name.
-    let model = arguments.model.canonicalize();
-    let model =
-        model.map_err(|error| format!("cannot open {}: {error}", arguments.model.display()))?;
+    let path = &arguments.model.model;
+    let model = path.canonicalize();
+    let model = model.map_err(|error| format!("cannot open {}: {error}", path.display()))?;
     let model = model.display().to_string();
     let mut files = GenerationFiles::open(folder, &stem(&arguments.data), &model, &options)?;
     if files.done() < rows.len() as u64 {
-        let device = arguments.place.device.open()?;
-        let generator = LlamaGenerator::open(&arguments.model, LoadOptions::default(), &device)?
-            .with_max_rows(arguments.place.rows());
+        let generator = arguments.model.open()?;
         let mut watch = progress::Watch::new();
-        let batch = arguments.place.rows().div_ceil(arguments.samples.max(1));
+        let batch = arguments.model.place.rows().div_ceil(arguments.samples.max(1));
         let run = files.generate(rows, &generator, batch, &mut watch)?;
         if run.failed > 0 {
             let failed = run.failed;

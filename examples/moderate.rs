@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use guard_examples::lines::{self, Line, Outcome};
-use guard_examples::model::DeviceArguments;
+use guard_examples::lines::{self, Line, Outcome, Output};
+use guard_examples::model::ModelArguments;
 use guard_examples::{progress, terminal};
 use guard_infer::{
     Action, Decision, Exchange, Guard, GuardBuilder, GuardError, JudgeOptions, Policy, PromptStyle,
@@ -16,20 +16,14 @@ use guard_infer::{
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Judge a request, and the response to it, with a guard model.
 ///
 /// The exit status of a single exchange is 0 for allow and 1 for block; of a file it is 0 once all
 /// lines have their verdict. Errors are 2.
 #[derive(Parser)]
 struct Arguments {
-    /// A model: a folder as the hub has it, or a .gguf file.
-    #[arg(long)]
-    model: PathBuf,
     #[command(flatten)]
-    place: DeviceArguments,
+    model: ModelArguments,
     /// The request to judge.
     #[arg(long, required_unless_present = "input")]
     prompt: Option<String>,
@@ -98,10 +92,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<Action> {
-    let guard = GuardBuilder::new(&arguments.model)
-        .device(arguments.place.device)
+    let guard = GuardBuilder::new(&arguments.model.model)
+        .device(arguments.model.place.device)
         .prompt_style(arguments.style)
-        .max_rows(arguments.place.rows())
+        .max_rows(arguments.model.place.rows())
         .build()?;
     let options = JudgeOptions::default().with_max_tokens(arguments.max_tokens as usize);
     match &arguments.input {
@@ -121,7 +115,7 @@ fn judge_one(guard: &impl Guard, options: &JudgeOptions, arguments: &Arguments) 
     for result in guard.judge(&[exchange], options) {
         action = Policy::default().decide_result(&result).action;
         if arguments.json {
-            lines::write(&mut std::io::stdout(), &Judgement::new(None, None, result))?;
+            Output::Terminal.write(&Judgement::new(None, None, result))?;
         } else {
             let verdict = result?;
             let decision = Policy::default().decide(&verdict);
@@ -142,9 +136,9 @@ fn judge_file(
     let bar = progress::bar(done, items.len());
     let mut items = items.into_iter().skip(done).peekable();
     while items.peek().is_some() {
-        let batch: Vec<_> = items.by_ref().take(arguments.place.rows()).collect();
+        let batch: Vec<_> = items.by_ref().take(arguments.model.place.rows()).collect();
         for judgement in judge_batch(guard, options, batch) {
-            lines::write(&mut out, &judgement)?;
+            out.write(&judgement)?;
             bar.inc(1);
         }
     }

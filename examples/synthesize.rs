@@ -145,14 +145,16 @@ fn run(arguments: &Arguments) -> Outcome<RunEnd> {
     let paths = ExportPaths::new(&arguments.output, beside(arguments, "quarantine"));
     let modes: Vec<ReasoningMode> = arguments.mode.iter().map(|mode| mode.reasoning()).collect();
     let exported = synthesizer.export(&source, &journal, &paths, &modes)?;
+    if exported.traces > 0 {
+        lines::print(&format!("{}\n", exported.statistics))?;
+    }
     lines::print(&format!(
-        "{report}\n{} traces in {}, {} rows in {}, {} not asked for yet\n\n{}",
+        "{report}\n{} traces in {}, {} rows in {}, {} not asked for yet\n",
         exported.traces,
         paths.traces.display(),
         exported.quarantined,
         paths.quarantine.display(),
-        exported.missing,
-        exported.statistics
+        exported.missing
     ))?;
     Ok(report.end)
 }

@@ -7,6 +7,11 @@ pub mod progress;
 pub mod sources;
 pub mod terminal;
 
+/// Gives pages back late: the system's allocator gives those of every tensor back at once. It is that
+/// of every example.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// The Rust of the guide and of the README: `cargo test -p guard-examples --doc` compiles it.
 #[cfg(doctest)]
 mod guide {

@@ -2,11 +2,12 @@
 //! where they were stopped.
 
 use std::error::Error;
-use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
+use guard_data::LineLog;
 use guard_infer::guard_core::{is_hidden, visible};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -61,6 +62,15 @@ fn open(path: &Path) -> Outcome<File> {
     File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()).into())
 }
 
+/// Where JSON lines go.
+#[derive(Debug)]
+pub enum Output {
+    /// Standard output.
+    Terminal,
+    /// A file that a stopped run goes on with.
+    File(LineLog),
+}
+
 /// Opens a file of JSON lines to add to, and says how many whole lines it has. A torn last line
 /// is cut off. Standard output, for no path, is always empty.
 ///
@@ -70,27 +80,18 @@ fn open(path: &Path) -> Outcome<File> {
 /// # Errors
 ///
 /// When the file cannot be opened, read or cut, holds something else, or is the input.
-pub fn resume(path: Option<&Path>, input: &Path, field: &str) -> Outcome<(Box<dyn Write>, usize)> {
-    let Some(path) = path else { return Ok((Box::new(io::stdout()), 0)) };
+pub fn resume(path: Option<&Path>, input: &Path, field: &str) -> Outcome<(Output, usize)> {
+    let Some(path) = path else { return Ok((Output::Terminal, 0)) };
     if let (Ok(input), Ok(output)) = (input.canonicalize(), path.canonicalize())
         && input == output
     {
         return Err(format!("{} is both input and output", path.display()).into());
     }
-    let mut file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(|error| format!("cannot open {}: {error}", path.display()))?;
-    let mut text = Vec::new();
-    file.read_to_end(&mut text)?;
-    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    let mut log = LineLog::open(path)?;
     let mut done = 0;
-    for line in text[..whole].split_inclusive(|byte| *byte == b'\n') {
+    for line in log.lines()? {
         done += 1;
-        let record = serde_json::from_slice::<serde_json::Value>(line).unwrap_or_default();
+        let record = serde_json::from_slice::<serde_json::Value>(&line?).unwrap_or_default();
         if record.get(field).is_none() {
             let path = path.display();
             return Err(format!(
@@ -100,25 +101,27 @@ pub fn resume(path: Option<&Path>, input: &Path, field: &str) -> Outcome<(Box<dy
         }
     }
     // A single torn line is cut only if it shows that it is ours.
-    let ours = String::from_utf8_lossy(&text).contains(&format!("\"{field}\""));
-    if done == 0 && !text.is_empty() && !ours {
+    let ours = String::from_utf8_lossy(&log.torn_line()?).contains(&format!("\"{field}\""));
+    if done == 0 && !log.is_empty() && !ours {
         return Err(format!("{} is no earlier output", path.display()).into());
     }
-    file.set_len(whole as u64)?;
-    file.seek(SeekFrom::End(0))?;
-    Ok((Box::new(file), done))
+    log.cut_torn_line()?;
+    Ok((Output::File(log), done))
 }
 
-/// Writes one record and makes sure that it is out.
-///
-/// # Errors
-///
-/// When it cannot be written.
-pub fn write<T: Serialize>(out: &mut dyn Write, record: &T) -> Outcome<()> {
-    let mut line = escaped(&serde_json::to_string(record)?);
-    line.push('\n');
-    out.write_all(line.as_bytes())?;
-    Ok(out.flush()?)
+impl Output {
+    /// Writes one record and makes sure that it is out.
+    ///
+    /// # Errors
+    ///
+    /// When it cannot be written.
+    pub fn write<T: Serialize>(&mut self, record: &T) -> Outcome<()> {
+        let line = escaped(&serde_json::to_string(record)?);
+        match self {
+            Self::Terminal => print(&format!("{line}\n")),
+            Self::File(log) => Ok(log.append(line.as_bytes())?),
+        }
+    }
 }
 
 /// The same JSON with characters that could steer a terminal, or hide text from its reader,
@@ -202,7 +205,7 @@ mod tests {
         std::fs::write(&path, "{\"a\":1}\n{\"a\":2}\n{\"half").unwrap();
         let (mut out, done) = resume(Some(&path), Path::new("-"), "a").unwrap();
         assert_eq!(done, 2);
-        write(&mut out, &serde_json::json!({"a": 3})).unwrap();
+        out.write(&serde_json::json!({"a": 3})).unwrap();
         let text = std::fs::read_to_string(&path).unwrap();
         assert_eq!(text, "{\"a\":1}\n{\"a\":2}\n{\"a\":3}\n");
     }
@@ -220,9 +223,7 @@ mod tests {
     #[test]
     fn json_cannot_steer_a_terminal_and_stays_the_same_value() {
         let hostile = "\u{9b}2J\u{202e}txt\u{7f}\u{e0041}\u{200b}\n\"é";
-        let mut line = Vec::new();
-        write(&mut line, &hostile).unwrap();
-        let line = String::from_utf8(line).unwrap();
+        let line = escaped(&serde_json::to_string(hostile).unwrap());
         assert_eq!(line.trim_end().chars().filter(|c| is_hidden(*c)).count(), 0);
         assert_eq!(serde_json::from_str::<String>(&line).unwrap(), hostile);
     }

@@ -1,7 +1,35 @@
 //! The flags of every example that runs a model.
 
+use std::path::PathBuf;
+
 use clap::Args;
-use guard_infer::DeviceName;
+use guard_infer::{DeviceName, LlamaGenerator, LoadOptions};
+
+use crate::lines::Outcome;
+
+/// A model, and where it runs.
+#[derive(Args, Debug)]
+pub struct ModelArguments {
+    /// A model: a folder as the hub has it, or a .gguf file.
+    #[arg(long)]
+    pub model: PathBuf,
+    /// Where it runs.
+    #[command(flatten)]
+    pub place: DeviceArguments,
+}
+
+impl ModelArguments {
+    /// Loads the model.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such device or model.
+    pub fn open(&self) -> Outcome<LlamaGenerator> {
+        let device = self.place.device.open()?;
+        let generator = LlamaGenerator::open(&self.model, LoadOptions::default(), &device)?;
+        Ok(generator.with_max_rows(self.place.rows()))
+    }
+}
 
 /// Where a model runs.
 #[derive(Args, Debug)]

@@ -1,5 +1,6 @@
 //! Looking through a set before money and days are spent on it.
 
+mod groups;
 mod overlap;
 mod phrases;
 mod report;
@@ -13,9 +14,10 @@ use crate::observer::{Observer, Progress};
 use crate::reasoned::ReasonedFile;
 use crate::row::RowFault;
 use crate::source::{SampleSource, SourceError};
+use groups::Group;
 use overlap::Overlap;
 use phrases::PhraseSketch;
-use row::{Input, Item, Place, RowFacts};
+use row::{Input, Item, RowFacts};
 
 pub use phrases::{PhraseOptions, TellingPhrase};
 pub use report::{CheckReport, Finding, LabelCount, Problem};
@@ -156,7 +158,6 @@ fn in_batches(
 
 /// What the first reading gathers.
 struct Pass {
-    name: String,
     report: CheckReport,
     /// Rows by the hash of their exchange.
     groups: HashMap<u128, Group>,
@@ -166,24 +167,10 @@ struct Pass {
     request_labels: Vec<Option<bool>>,
 }
 
-/// Rows with one text.
-struct Group {
-    /// In the order of first rows.
-    number: u64,
-    /// Where its first row is.
-    first: Place,
-    rows: u64,
-    /// Which labels the rows give: a bit for each task's positive, and for each negative label.
-    labels: u8,
-}
-
 impl Pass {
     fn new(input: &Input<'_>) -> Self {
-        let mut report = CheckReport::new(input.name());
-        report.has_traces = matches!(input, Input::Traces(_));
         Self {
-            name: input.name().to_owned(),
-            report,
+            report: CheckReport::new(input.name()),
             groups: HashMap::new(),
             requests: HashMap::new(),
             request_labels: Vec::new(),
@@ -208,8 +195,8 @@ impl Pass {
             count.record(label);
         }
         if let Some(statistics) = facts.statistics {
-            let source = facts.source.as_deref().unwrap_or(&self.name);
-            let total = self.report.statistics.source(source);
+            let CheckReport { name, statistics: table, .. } = &mut self.report;
+            let total = table.source(facts.source.as_deref().unwrap_or(name));
             *total = total.and(&statistics);
         }
         for problem in facts.problems {
@@ -231,8 +218,7 @@ impl Pass {
 
     /// Duplicates and conflicts, which are known only when all rows were seen.
     fn finish_groups(&mut self) {
-        let groups = std::mem::take(&mut self.groups);
-        for group in Group::sorted(&groups) {
+        for group in Group::sorted(&self.groups) {
             self.report.find_several(Problem::Duplicate, group.rows - 1, || group.place());
             if group.conflicts() {
                 self.report.find_several(Problem::Conflict, group.rows, || group.place());
@@ -241,35 +227,6 @@ impl Pass {
         for group in Group::sorted(&self.requests).filter(|group| group.conflicts()) {
             self.report.find_several(Problem::RequestConflict, group.rows, || group.place());
         }
-    }
-}
-
-impl Group {
-    fn add(groups: &mut HashMap<u128, Self>, hash: u128, labels: u8, place: impl Fn() -> Place) {
-        let number = groups.len() as u64;
-        let group = groups.entry(hash).or_insert_with(|| Self {
-            number,
-            first: place(),
-            rows: 0,
-            labels: 0,
-        });
-        group.rows += 1;
-        group.labels |= labels;
-    }
-
-    /// The groups of several rows, in the order of their first rows.
-    fn sorted(groups: &HashMap<u128, Self>) -> impl Iterator<Item = &Self> {
-        let mut several: Vec<&Self> = groups.values().filter(|group| group.rows > 1).collect();
-        several.sort_unstable_by_key(|group| group.number);
-        several.into_iter()
-    }
-
-    fn conflicts(&self) -> bool {
-        self.labels & (self.labels >> 3) & 7 != 0
-    }
-
-    fn place(&self) -> String {
-        format!("{} and {} more", self.first, self.rows - 1)
     }
 }
 

@@ -135,9 +135,7 @@ pub struct CheckReport {
     /// Rare phrases that nearly fix the label of the request, the most surprising first. Most are
     /// natural; one that no reader would expect may be planted.
     pub phrases: Vec<TellingPhrase>,
-    #[serde(skip)]
-    pub(super) has_traces: bool,
-    findings: BTreeMap<String, Finding>,
+    findings: BTreeMap<Problem, Finding>,
 }
 
 impl CheckReport {
@@ -148,7 +146,6 @@ impl CheckReport {
             labels: [LabelCount::default(); 3],
             statistics: StatisticsTable::default(),
             phrases: Vec::new(),
-            has_traces: false,
             findings: BTreeMap::new(),
         }
     }
@@ -156,7 +153,7 @@ impl CheckReport {
     /// How often, and where, a problem was found.
     #[must_use]
     pub fn finding(&self, problem: Problem) -> Finding {
-        self.findings.get(&problem.to_string()).cloned().unwrap_or_default()
+        self.findings.get(&problem).cloned().unwrap_or_default()
     }
 
     pub(super) fn find(&mut self, problem: Problem, place: impl FnOnce() -> String) {
@@ -169,7 +166,7 @@ impl CheckReport {
         rows: u64,
         place: impl FnOnce() -> String,
     ) {
-        let finding = self.findings.entry(problem.to_string()).or_default();
+        let finding = self.findings.entry(problem).or_default();
         finding.count += rows;
         if finding.examples.len() < Finding::EXAMPLES {
             finding.examples.push(place());
@@ -186,9 +183,10 @@ impl fmt::Display for CheckReport {
             writeln!(f, "{task:<12}{positive:>10}{negative:>10}{missing:>10}")?;
         }
         writeln!(f, "\n{:<36}{:>8}  where", "checks", "rows")?;
+        let has_traces = self.statistics.sources().next().is_some();
         let shown = Problem::ALL
             .iter()
-            .filter(|problem| self.has_traces || !matches!(problem, Problem::Trace(_)));
+            .filter(|problem| has_traces || !matches!(problem, Problem::Trace(_)));
         for problem in shown {
             let finding = self.finding(*problem);
             let places = finding.examples.join("; ");
@@ -206,7 +204,7 @@ impl fmt::Display for CheckReport {
             let TellingPhrase { harmful, unharmful, log10_p, .. } = phrase;
             writeln!(f, "{words:<36}{harmful:>8}{unharmful:>10}{log10_p:>10.1}")?;
         }
-        if self.has_traces {
+        if has_traces {
             write!(f, "\n{}", self.statistics)?;
         }
         Ok(())

@@ -180,13 +180,11 @@ impl Mining {
         let labels = sample.labels();
         let read: Vec<Reading> = generations.texts.iter().map(|text| Reading::of(text)).collect();
         report.record_texts(&read);
-        let task =
-            ORDER.into_iter().filter(|task| labels.positive(*task).is_some()).find(|task| {
-                let sides = self.sides(*task, &labels, &read);
-                report.record_task(*task, &sides);
-                sides.is_hard()
-            })?;
-        let sides = self.sides(task, &labels, &read);
+        let labelled = ORDER.into_iter().filter(|task| labels.positive(*task).is_some());
+        let (task, sides) = labelled
+            .map(|task| (task, self.sides(task, &labels, &read)))
+            .inspect(|(task, sides)| report.record_task(*task, sides))
+            .find(|(_, sides)| sides.is_hard())?;
         let right = self.choosable(&sides.right, &labels, &read);
         let mut rng = self.rng(sample);
         let mut pick = |places: &[usize]| {

@@ -137,7 +137,7 @@ impl<C: ChatClient> Synthesizer<C> {
     /// # Errors
     ///
     /// [`SynthesisError`] when the source cannot be opened or read to its end, the journal cannot be
-    /// written, or the client does not keep to its cap. All else is told in the report: see [`RunEnd`].
+    /// written, or the client does not keep to its cap. All else is told in the report: see [`RunEnd`](super::report::RunEnd).
     pub fn run(
         &self,
         source: &dyn SampleSource,
