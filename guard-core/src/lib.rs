@@ -48,11 +48,16 @@ pub use burn;
 #[cfg(feature = "model")]
 pub use config::{ConfigError, LlamaConfig, RopeConfig, RopeScaling};
 #[cfg(feature = "model")]
-pub use model::{CacheShape, KvCache, KvPrefix, Linear, Llama, ModelError, RandomInit, TokenBatch};
+pub use model::{
+    AdamWStep, CacheShape, Gradients, HeadPass, KvCache, KvPrefix, Linear, Llama, LoraOptions,
+    ModelError, Moments, PackedBatch, Parameter, Precision, Projection, RandomInit, Recompute,
+    RecordOptions, Recording, TokenBatch, UnknownProjection,
+};
 #[cfg(feature = "model")]
 pub use tokenizer::{TextStream, Tokenizer, TokenizerError};
 #[cfg(feature = "model")]
 pub use weights::{
-    FileAccess, GgufFault, LoadOptions, LoadReport, ModelFiles, SafetensorsFault, SaveOptions,
-    ShapeMismatch, ShardIndexFault, WeightType, WeightsError,
+    AdapterFault, FileAccess, GgufFault, LoadOptions, LoadReport, ModelFiles, NamedTensor,
+    SafetensorsFault, SaveOptions, ShapeMismatch, ShardIndexFault, TensorFile, WeightType,
+    WeightsError, write_tensors,
 };

@@ -25,11 +25,32 @@ pub(super) fn swiglu(gate: &[f32], up: &[f32], output: &mut [f32]) {
         });
 }
 
+/// The derivatives of `silu(gate) * up`: that by `gate` replaces the gate, that by `up` the up.
+pub(super) fn swiglu_backward(gate: &mut [f32], up: &mut [f32], derivative: &[f32]) {
+    let arch = Arch::new();
+    gate.par_chunks_mut(VALUES_PER_TASK)
+        .zip(up.par_chunks_mut(VALUES_PER_TASK))
+        .zip(derivative.par_chunks(VALUES_PER_TASK))
+        .for_each(|((gate, up), derivative)| {
+            arch.dispatch(
+                #[inline(always)]
+                || {
+                    for ((gate, up), derivative) in gate.iter_mut().zip(up).zip(derivative) {
+                        let sigmoid = 1.0 / (1.0 + exp(-*gate));
+                        let silu = *gate * sigmoid;
+                        *gate = derivative * *up * (sigmoid + silu * (1.0 - sigmoid));
+                        *up = derivative * silu;
+                    }
+                },
+            );
+        });
+}
+
 /// e to the x, within 3 units in the last place, without branches so that it vectorises:
 /// x = n ln 2 + r, a polynomial for e^r on [-ln 2 / 2, ln 2 / 2], and n added to the exponent.
 /// Below -87 the result is about 1e-38 and above 88 it is infinite.
 #[inline(always)]
-fn exp(x: f32) -> f32 {
+pub(super) fn exp(x: f32) -> f32 {
     // ln 2 in two parts, of which the first has few digits, so that n ln 2 is exact.
     const LN_2_HIGH: f32 = 0.693_359_4;
     const LN_2_LOW: f32 = -2.121_944_4e-4;

@@ -4,19 +4,21 @@ use burn::module::Module;
 use burn::nn::RmsNorm;
 use burn::tensor::Tensor;
 
+use super::adapter::Projection;
 use super::attention::Attention;
 use super::cache::LayerCache;
 use super::feed_forward::FeedForward;
+use super::linear::Linear;
 use super::parameters::Parameters;
 use super::step::Step;
 use crate::config::LlamaConfig;
 
 #[derive(Module, Debug)]
 pub(super) struct Block {
-    attention_norm: RmsNorm,
-    attention: Attention,
-    feed_forward_norm: RmsNorm,
-    feed_forward: FeedForward,
+    pub(super) attention_norm: RmsNorm,
+    pub(super) attention: Attention,
+    pub(super) feed_forward_norm: RmsNorm,
+    pub(super) feed_forward: FeedForward,
 }
 
 impl Block {
@@ -48,5 +50,32 @@ impl Block {
         let x = x + attended;
         let normed = self.feed_forward_norm.forward(x.clone());
         (x + self.feed_forward.forward(normed), cache)
+    }
+
+    /// All linear layers.
+    pub(super) fn linears(&self) -> [(Projection, &Linear); 7] {
+        let (attention, feed_forward) = (&self.attention, &self.feed_forward);
+        [
+            (Projection::Query, &attention.query),
+            (Projection::Key, &attention.key),
+            (Projection::Value, &attention.value),
+            (Projection::Output, &attention.output),
+            (Projection::Gate, &feed_forward.gate),
+            (Projection::Up, &feed_forward.up),
+            (Projection::Down, &feed_forward.down),
+        ]
+    }
+
+    pub(super) fn linears_mut(&mut self) -> [(Projection, &mut Linear); 7] {
+        let (attention, feed_forward) = (&mut self.attention, &mut self.feed_forward);
+        [
+            (Projection::Query, &mut attention.query),
+            (Projection::Key, &mut attention.key),
+            (Projection::Value, &mut attention.value),
+            (Projection::Output, &mut attention.output),
+            (Projection::Gate, &mut feed_forward.gate),
+            (Projection::Up, &mut feed_forward.up),
+            (Projection::Down, &mut feed_forward.down),
+        ]
     }
 }

@@ -11,9 +11,9 @@ use crate::kernel;
 
 #[derive(Module, Debug)]
 pub(super) struct FeedForward {
-    gate: Linear,
-    up: Linear,
-    down: Linear,
+    pub(super) gate: Linear,
+    pub(super) up: Linear,
+    pub(super) down: Linear,
 }
 
 impl FeedForward {

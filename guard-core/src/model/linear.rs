@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
+use super::adapter::Adapter;
 use crate::kernel;
 
 /// A linear layer without bias, `y = x W^T`.
@@ -16,13 +17,15 @@ use crate::kernel;
 pub struct Linear {
     /// The weight, `[d_output, d_input]`.
     pub weight: Param<Tensor<2>>,
+    /// What training adds to the weight while that stands still.
+    pub(super) adapter: Option<Adapter>,
 }
 
 impl Linear {
     /// A layer with this weight, `[d_output, d_input]`.
     #[must_use]
     pub fn new(weight: Tensor<2>) -> Self {
-        Self { weight: Param::from_tensor(weight) }
+        Self { weight: Param::from_tensor(weight), adapter: None }
     }
 
     /// Applies the layer.
@@ -33,14 +36,17 @@ impl Linear {
     /// - output: `[rows, d_output]`
     #[must_use]
     pub fn forward(&self, input: Tensor<2>) -> Tensor<2> {
-        project(input, self.weight.val())
+        let Some(adapter) = &self.adapter else { return project(input, self.weight.val()) };
+        let narrow = project(input.clone(), adapter.a.val());
+        project(input, self.weight.val()) + project(narrow, adapter.b.val()) * adapter.scale
     }
 }
 
 /// `x W^T` for `x` of `[rows, d_input]` and `W` of `[d_output, d_input]`. The transpose is a view.
 pub(super) fn project(input: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
-    match kernel::project_few(&input, &weight) {
-        Some(output) => output,
-        None => input.matmul(weight.transpose()),
+    if let Some(output) = kernel::project_few(&input, &weight) {
+        return output;
     }
+    let weight = weight.transpose();
+    kernel::product(&input, &weight).unwrap_or_else(|| input.matmul(weight))
 }

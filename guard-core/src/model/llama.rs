@@ -33,15 +33,15 @@ use crate::kernel;
 /// ```
 #[derive(Module, Debug)]
 pub struct Llama {
-    embedding: Embedding,
-    blocks: Vec<Block>,
-    norm: RmsNorm,
+    pub(super) embedding: Embedding,
+    pub(super) blocks: Vec<Block>,
+    pub(super) norm: RmsNorm,
     /// `None` when the embedding matrix is the head.
-    head: Option<Linear>,
+    pub(super) head: Option<Linear>,
     #[module(skip)]
-    config: LlamaConfig,
+    pub(super) config: LlamaConfig,
     #[module(skip)]
-    rope: Rope,
+    pub(super) rope: Rope,
 }
 
 impl Llama {

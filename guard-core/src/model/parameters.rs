@@ -91,7 +91,7 @@ fn normal(rng: &mut ChaCha8Rng) -> f32 {
 }
 
 /// FNV-1a: stable across compilers, which the standard hasher does not promise.
-fn name_hash(name: &str) -> u64 {
+pub(super) fn name_hash(name: &str) -> u64 {
     name.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
         (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
     })

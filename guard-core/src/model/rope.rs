@@ -76,6 +76,11 @@ pub(super) struct Rotation {
 }
 
 impl Rotation {
+    /// The rotation back.
+    pub(super) fn inverse(&self) -> Self {
+        Self { cos: self.cos.clone(), sin: self.sin.clone().neg() }
+    }
+
     /// Rotates `[rows, width, heads, head_dim]`.
     pub(super) fn apply(&self, x: Tensor<4>) -> Tensor<4> {
         let dtype = x.dtype();

@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::config::ConfigError;
+use crate::generate::OptionsError;
+use crate::model::UnknownProjection;
 
 /// Files of a model that cannot be read or written. Each variant names the file.
 #[derive(Debug, thiserror::Error)]
@@ -94,6 +96,14 @@ pub enum WeightsError {
         /// The rule that is broken.
         fault: GgufFault,
     },
+    /// An adapter cannot be used.
+    #[error("{}: {fault}", path.display())]
+    Adapter {
+        /// Its `adapter_config.json`.
+        path: PathBuf,
+        /// What is wrong with it.
+        fault: AdapterFault,
+    },
     /// The tensors are not those of the configuration.
     #[error("the weights do not fit the configuration: {0}")]
     Mismatch(Box<LoadReport>),
@@ -113,6 +123,30 @@ pub enum WeightsError {
         /// What the device said.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+}
+
+/// What can be wrong with an adapter.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AdapterFault {
+    /// The configuration is no JSON, or a field of it is missing.
+    #[error("bad adapter configuration: {0}")]
+    Json(#[from] serde_json::Error),
+    /// It computes in a way that is not supported.
+    #[error("the adapter uses {feature}, which is not supported")]
+    Unsupported {
+        /// What it uses.
+        feature: &'static str,
+    },
+    /// It belongs to a layer that the model does not have.
+    #[error(transparent)]
+    Target(#[from] UnknownProjection),
+    /// A number is out of range.
+    #[error(transparent)]
+    Options(#[from] OptionsError),
+    /// There is no adapter to write.
+    #[error("the model has no adapter")]
+    None,
 }
 
 impl WeightsError {

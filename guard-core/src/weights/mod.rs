@@ -1,5 +1,6 @@
 //! The weights of a model: reading safetensors and GGUF, and writing the hub's folders.
 
+mod adapter;
 mod encoding;
 mod error;
 mod export;
@@ -10,13 +11,16 @@ mod model_files;
 mod names;
 mod safetensors;
 mod store;
+mod tensor_file;
 
 pub use error::{
-    GgufFault, LoadReport, SafetensorsFault, ShapeMismatch, ShardIndexFault, WeightsError,
+    AdapterFault, GgufFault, LoadReport, SafetensorsFault, ShapeMismatch, ShardIndexFault,
+    WeightsError,
 };
 pub use export::SaveOptions;
 pub use file::FileAccess;
 pub use load::{LoadOptions, WeightType};
 pub use model_files::ModelFiles;
+pub use tensor_file::{NamedTensor, TensorFile, write_tensors};
 
 pub(crate) use file::read_small_file;

@@ -1,0 +1,217 @@
+//! The written way back against burn's automatic differentiation of the model's forward path.
+#![allow(clippy::unwrap_used)]
+
+use burn::module::{Module, ModuleVisitor, Param, ParamId};
+use burn::tensor::{Device, Tensor, TensorData};
+use guard_core::burn;
+use guard_core::{
+    Gradients, Llama, LlamaConfig, PackedBatch, Precision, RandomInit, Recompute, RecordOptions,
+    TokenBatch,
+};
+
+/// A tiny model whose weights are large enough for every path to matter.
+fn model(config: &LlamaConfig, device: &Device) -> Llama {
+    Llama::random(config, RandomInit { seed: 3, standard_deviation: 0.3 }, device).unwrap()
+}
+
+fn rows(lengths: &[usize], vocabulary: usize) -> Vec<Vec<u32>> {
+    let token = |row: usize, at: usize| ((row * 31 + at * 17 + at * at) % vocabulary) as u32;
+    let row = |(row, &length): (usize, &usize)| (0..length).map(|at| token(row, at)).collect();
+    lengths.iter().enumerate().map(row).collect()
+}
+
+fn floats<const D: usize>(tensor: &Tensor<D>) -> Vec<f32> {
+    tensor.clone().into_data().try_to_vec().unwrap()
+}
+
+/// Numbers between -1 and 1 that look like noise.
+fn noise(count: usize) -> Vec<f32> {
+    (0..count).map(|at| ((at * 7919 + 13) % 1009) as f32 / 504.5 - 1.0).collect()
+}
+
+/// The largest difference of two vectors, over the largest value.
+fn distance(found: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(found.len(), expected.len());
+    let largest = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+    let apart = found.iter().zip(expected).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+    apart / largest.max(1e-6)
+}
+
+struct Ids(Vec<ParamId>);
+
+impl ModuleVisitor for Ids {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        self.0.push(param.id);
+    }
+}
+
+fn ids(model: &Llama) -> Vec<ParamId> {
+    let mut ids = Ids(Vec::new());
+    model.visit(&mut ids);
+    ids.0
+}
+
+/// Gradients of all parameters in the order of a visit, by burn, of
+/// `sum(log p(targets) * coefficients)` over the padded rows.
+fn by_autodiff(config: &LlamaConfig, rows: &[Vec<u32>], coefficients: &[f32]) -> Vec<Vec<f32>> {
+    struct Read<'a>(&'a burn::tensor::Gradients, Vec<Vec<f32>>);
+    impl ModuleVisitor for Read<'_> {
+        fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+            self.1.push(floats(&param.val().grad(self.0).unwrap()));
+        }
+    }
+    let device = Device::default().autodiff();
+    let model = model(config, &device);
+    let batch = TokenBatch::new(rows).unwrap();
+    let hidden = model.forward(&batch, None).unwrap();
+    let places: Vec<usize> = rows
+        .iter()
+        .enumerate()
+        .flat_map(|(row, r)| (0..r.len() - 1).map(move |at| (row, at)))
+        .map(|(row, at)| row * batch.width() + at)
+        .collect();
+    let targets: Vec<i32> =
+        rows.iter().flat_map(|row| row[1..].iter().map(|&id| id as i32)).collect();
+    let logits = model.logits(model.gather(hidden, &places));
+    let log_probs = burn::tensor::activation::log_softmax(logits, 1);
+    let count = targets.len();
+    let columns =
+        Tensor::<2, burn::tensor::Int>::from_data(TensorData::new(targets, [count, 1]), &device);
+    let weights =
+        Tensor::<2>::from_data(TensorData::new(coefficients.to_vec(), [count, 1]), &device);
+    let loss = (log_probs.gather(1, columns) * weights).sum().neg();
+    let gradients = loss.backward();
+    let mut read = Read(&gradients, Vec::new());
+    model.visit(&mut read);
+    read.1
+}
+
+/// The same, written out.
+fn written(
+    model: &Llama,
+    rows: &[Vec<u32>],
+    coefficients: &[f32],
+    options: RecordOptions,
+    chunk: usize,
+) -> (Gradients, Vec<f32>) {
+    let recording = model.record(PackedBatch::new(rows).unwrap(), options).unwrap();
+    let mut places = Vec::new();
+    let mut start = 0;
+    for row in rows {
+        places.extend(start..start + row.len() - 1);
+        start += row.len();
+    }
+    let targets: Vec<u32> = rows.iter().flat_map(|row| row[1..].to_vec()).collect();
+    let hidden = recording.hidden();
+    let picked = model.gather(hidden.clone(), &places);
+    let pass = model.read_head(picked, &targets, chunk, options.precision);
+    let log_probs = pass.log_probs().to_vec();
+    let mut gradients = Gradients::new();
+    let d_picked = model.head_backward(pass, coefficients, &mut gradients);
+    let indices: Vec<i32> = places.iter().map(|&place| place as i32).collect();
+    let indices = Tensor::<1, burn::tensor::Int>::from_data(
+        TensorData::new(indices, [places.len()]),
+        &model.device(),
+    );
+    let d_hidden = hidden.zeros_like().select_assign(
+        0,
+        indices,
+        d_picked,
+        burn::tensor::IndexingUpdateOp::Add,
+    );
+    model.backward(recording, d_hidden, &mut gradients);
+    (gradients, log_probs)
+}
+
+fn compare(config: &LlamaConfig, lengths: &[usize]) {
+    let device = Device::default();
+    let rows = rows(lengths, config.vocab_size);
+    let count: usize = rows.iter().map(|row| row.len() - 1).sum();
+    let coefficients: Vec<f32> = noise(count).iter().map(|c| c / count as f32).collect();
+    let expected = by_autodiff(config, &rows, &coefficients);
+    // Off the plain device no kernel serves, and burn's own operations go the whole way.
+    for device in [device.clone(), device.autodiff()] {
+        let model = model(config, &device);
+        for recompute in [Recompute::Projections, Recompute::Nothing] {
+            for chunk in [7, 4096] {
+                let options = RecordOptions::default().with_recompute(recompute);
+                let (found, _) = written(&model, &rows, &coefficients, options, chunk);
+                for (at, (id, expected)) in ids(&model).into_iter().zip(&expected).enumerate() {
+                    let apart = distance(&floats(found.get(id).unwrap()), expected);
+                    assert!(apart < 2e-4, "parameter {at} is {apart} apart on {device:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_are_those_of_automatic_differentiation() {
+    let mut config = LlamaConfig::tiny(53);
+    config.tied_head = true;
+    compare(&config, &[9, 9, 4, 13]);
+    config.tied_head = false;
+    compare(&config, &[5, 3, 3]);
+}
+
+/// Longer than a slice of queries.
+#[test]
+fn long_rows_go_through_attention_in_slices() {
+    compare(&LlamaConfig::tiny(53), &[500]);
+}
+
+#[test]
+fn the_recorded_forward_path_is_the_models() {
+    let config = LlamaConfig::tiny(53);
+    let model = model(&config, &Device::default());
+    let rows = rows(&[300, 7], config.vocab_size);
+    let batch = TokenBatch::new(&rows).unwrap();
+    let hidden = model.forward(&batch, None).unwrap();
+    let places: Vec<usize> = (0..300).chain(300..307).collect();
+    let expected = floats(&model.gather(hidden, &places));
+    for (precision, tolerance) in [(Precision::F32, 1e-5), (Precision::Bf16, 0.05)] {
+        let options = RecordOptions::default().with_precision(precision);
+        let recording = model.record(PackedBatch::new(&rows).unwrap(), options).unwrap();
+        let apart = distance(&floats(&recording.hidden()), &expected);
+        assert!(apart < tolerance, "{precision:?}: {apart}");
+    }
+}
+
+#[test]
+fn rounded_products_give_almost_the_same_gradients() {
+    let config = LlamaConfig::tiny(53);
+    let model = model(&config, &Device::default());
+    let rows = rows(&[40, 30], config.vocab_size);
+    let coefficients = vec![1.0 / 68.0; 68];
+    let exact = written(&model, &rows, &coefficients, RecordOptions::default(), 64);
+    let options = RecordOptions::default().with_precision(Precision::Bf16);
+    let rounded = written(&model, &rows, &coefficients, options, 64);
+    assert!(distance(&rounded.1, &exact.1) < 0.05);
+    let (rounded, exact) = (rounded.0.norm(), exact.0.norm());
+    assert!(rounded != exact && (rounded / exact - 1.0).abs() < 0.05, "{rounded} {exact}");
+}
+
+#[test]
+fn what_lies_beside_a_row_changes_nothing() {
+    let config = LlamaConfig::tiny(53);
+    let model = model(&config, &Device::default());
+    let rows = rows(&[12, 12, 5], config.vocab_size);
+    let whole = written(&model, &rows, &[0.1; 26], RecordOptions::default(), 64);
+    let mut parts = Vec::new();
+    let mut norm = Gradients::new();
+    for row in &rows {
+        let (gradients, log_probs) = written(
+            &model,
+            std::slice::from_ref(row),
+            &vec![0.1; row.len() - 1],
+            RecordOptions::default(),
+            64,
+        );
+        parts.extend(log_probs);
+        for (id, gradient) in gradients.iter() {
+            norm.add(id, gradient.clone());
+        }
+    }
+    assert!(distance(&parts, &whole.1) < 1e-5);
+    assert!((norm.norm() / whole.0.norm() - 1.0).abs() < 1e-5);
+}
