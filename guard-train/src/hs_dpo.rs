@@ -1,6 +1,7 @@
 //! Hard-sample preference tuning, the second stage of the paper.
 
 use guard_core::OptionsError;
+use serde::{Deserialize, Serialize};
 
 use crate::objective::{Contribution, Number, Objective, ObjectiveError, Window, add_numbers};
 
@@ -20,8 +21,9 @@ use crate::objective::{Contribution, Number, Objective, ObjectiveError, Window, 
 /// v    = 1, or w where the weight is of the total
 /// ```
 ///
-/// The loss is divided by the number of pairs, not by the sum of their weights. There is no label
-/// smoothing.
+/// The loss is divided by the number of pairs, not by the sum of their weights. With label
+/// smoothing `e` the preference term is `-(1 - e) log sigmoid(beta d) - e log sigmoid(-beta d)`
+/// (cDPO), and [`PreferenceLoss::Ipo`] has another one.
 ///
 /// Logged beside the loss, as means over the pairs: `dpo_loss` and `chosen_nll` (the two terms
 /// without weights), `rewards/chosen`, `rewards/rejected`, `rewards/margins`,
@@ -44,7 +46,8 @@ pub struct HsDpo {
 }
 
 /// Options of [`HsDpo`]. The default is the paper's.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct HsDpoOptions {
     /// How strongly the trained model is held to the frozen one; finite and above 0. Default
@@ -54,19 +57,44 @@ pub struct HsDpoOptions {
     pub pref_ftx: f64,
     /// What the weight of a pair multiplies. Default [`WeightScope::Dpo`].
     pub weight_scope: WeightScope,
+    /// The preference term. Default [`PreferenceLoss::Sigmoid`].
+    pub loss: PreferenceLoss,
+    /// The share of pairs that are taken to be the wrong way round, from 0 to below 0.5; for the
+    /// sigmoid only. Default 0.
+    pub label_smoothing: f64,
 }
 
 impl Default for HsDpoOptions {
     fn default() -> Self {
-        Self { beta: 0.01, pref_ftx: 2.0, weight_scope: WeightScope::Dpo }
+        Self {
+            beta: 0.01,
+            pref_ftx: 2.0,
+            weight_scope: WeightScope::Dpo,
+            loss: PreferenceLoss::Sigmoid,
+            label_smoothing: 0.0,
+        }
     }
+}
+
+/// The preference term of the loss.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum PreferenceLoss {
+    /// `-log sigmoid(beta d)`, the paper's (DPO, arXiv 2305.18290).
+    #[default]
+    Sigmoid,
+    /// `(d - 1 / (2 beta))^2` with means instead of sums of log-probabilities in `d`, as TRL and
+    /// LLaMA-Factory compute it (IPO, arXiv 2310.12036).
+    Ipo,
 }
 
 /// What the weight of a pair multiplies.
 ///
 /// The paper's equation has it on the preference term alone. The trainer that the authors used
 /// was changed in a way that was not published, so what their numbers rest on is not known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum WeightScope {
     /// The preference term only.
@@ -129,7 +157,7 @@ impl HsDpo {
     ///
     /// [`OptionsError`] names the first option that is out of range.
     pub fn new(options: HsDpoOptions) -> Result<Self, OptionsError> {
-        let HsDpoOptions { beta, pref_ftx, .. } = options;
+        let HsDpoOptions { beta, pref_ftx, label_smoothing, .. } = options;
         let error = |option, expected, found: f64| {
             Err(OptionsError { option, expected, found: found.to_string() })
         };
@@ -138,6 +166,12 @@ impl HsDpo {
         }
         if !(pref_ftx.is_finite() && pref_ftx >= 0.0) {
             return error("pref_ftx", "finite and at least 0", pref_ftx);
+        }
+        if !(0.0..0.5).contains(&label_smoothing) {
+            return error("label_smoothing", "from 0 to below 0.5", label_smoothing);
+        }
+        if options.loss == PreferenceLoss::Ipo && label_smoothing > 0.0 {
+            return error("label_smoothing", "0 with the loss ipo", label_smoothing);
         }
         Ok(Self { options })
     }
@@ -150,12 +184,15 @@ impl HsDpo {
 
     /// What one pair comes to under the trained model.
     fn terms(&self, pair: &PreferencePair, chosen: &[f32], rejected: &[f32]) -> PairTerms {
-        let HsDpoOptions { beta, pref_ftx, weight_scope } = self.options;
+        let HsDpoOptions { beta, pref_ftx, weight_scope, loss, label_smoothing } = self.options;
         let (chosen_log_prob, rejected_log_prob) = (sum(chosen), sum(rejected));
         PairTerms {
             chosen_log_prob,
             rejected_log_prob,
             chosen_tokens: chosen.len() as f64,
+            rejected_tokens: rejected.len() as f64,
+            loss,
+            label_smoothing,
             chosen_reward: beta * (chosen_log_prob - pair.chosen.reference_log_prob),
             rejected_reward: beta * (rejected_log_prob - pair.rejected.reference_log_prob),
             beta,
@@ -202,6 +239,9 @@ struct PairTerms {
     chosen_log_prob: f64,
     rejected_log_prob: f64,
     chosen_tokens: f64,
+    rejected_tokens: f64,
+    loss: PreferenceLoss,
+    label_smoothing: f64,
     chosen_reward: f64,
     rejected_reward: f64,
     beta: f64,
@@ -211,8 +251,9 @@ struct PairTerms {
 
 impl PairTerms {
     fn add_to(&self, part: &mut Contribution, pair: &PreferencePair, share: f64) {
-        let chosen = self.pull() + self.ftx_weight / self.chosen_tokens;
-        let coefficients = [(chosen, pair.chosen.count), (-self.pull(), pair.rejected.count)];
+        let [chosen, rejected] = self.pulls();
+        let chosen = chosen + self.ftx_weight / self.chosen_tokens;
+        let coefficients = [(chosen, pair.chosen.count), (-rejected, pair.rejected.count)];
         for (coefficient, count) in coefficients {
             part.coefficients.extend(std::iter::repeat_n((share * coefficient) as f32, count));
         }
@@ -225,7 +266,20 @@ impl PairTerms {
     }
 
     fn dpo_loss(&self) -> f64 {
-        softplus(-self.margin())
+        match self.loss {
+            PreferenceLoss::Sigmoid => {
+                let (margin, wrong) = (self.margin(), self.label_smoothing);
+                (1.0 - wrong) * softplus(-margin) + wrong * softplus(margin)
+            }
+            PreferenceLoss::Ipo => self.ipo_gap().powi(2),
+        }
+    }
+
+    /// How far the difference of mean log-probabilities is from where IPO wants it.
+    fn ipo_gap(&self) -> f64 {
+        let chosen = self.chosen_reward / self.chosen_tokens;
+        let rejected = self.rejected_reward / self.rejected_tokens;
+        (chosen - rejected - 0.5) / self.beta
     }
 
     fn chosen_nll(&self) -> f64 {
@@ -236,9 +290,20 @@ impl PairTerms {
         self.dpo_weight * self.dpo_loss() + self.ftx_weight * self.chosen_nll()
     }
 
-    /// How hard the preference term pulls the two answers apart: `g` in the formulas.
-    fn pull(&self) -> f64 {
-        self.dpo_weight * self.beta * sigmoid(-self.margin())
+    /// How hard the preference term pulls each answer, the chosen up and the rejected down: `g`
+    /// in the formulas.
+    fn pulls(&self) -> [f64; 2] {
+        match self.loss {
+            PreferenceLoss::Sigmoid => {
+                let (margin, wrong) = (self.margin(), self.label_smoothing);
+                let slope = (1.0 - wrong) * sigmoid(-margin) - wrong * sigmoid(margin);
+                [self.dpo_weight * self.beta * slope; 2]
+            }
+            PreferenceLoss::Ipo => {
+                let slope = -2.0 * self.dpo_weight * self.ipo_gap();
+                [slope / self.chosen_tokens, slope / self.rejected_tokens]
+            }
+        }
     }
 
     /// The names are those of LLaMA-Factory's and TRL's logs, so that curves can be compared.
@@ -304,7 +369,8 @@ mod tests {
     const LN_2: f64 = std::f64::consts::LN_2;
 
     fn objective(beta: f64, pref_ftx: f64, weight_scope: WeightScope) -> HsDpo {
-        HsDpo::new(HsDpoOptions { beta, pref_ftx, weight_scope }).unwrap()
+        HsDpo::new(HsDpoOptions { beta, pref_ftx, weight_scope, ..HsDpoOptions::default() })
+            .unwrap()
     }
 
     fn assert_close(found: f64, expected: f64, tolerance: f64) {

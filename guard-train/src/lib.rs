@@ -1,18 +1,31 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod checkpoint;
+mod example;
+mod fingerprint;
 mod hs_dpo;
+mod llama_trainer;
 mod objective;
+mod optimizer;
+mod options;
+mod order;
+mod pass;
 mod report;
 mod rsft;
+mod schedule;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod trainer;
 
+pub use checkpoint::{Best, CheckpointError, CheckpointFault, CheckpointOptions, Progress, Resume};
+pub use example::{AnswerSequence, TrainingExample};
 pub use guard_core;
 pub use guard_core::OptionsError;
-pub use hs_dpo::{AnswerTokens, HsDpo, HsDpoOptions, PreferencePair, WeightScope};
+pub use hs_dpo::{AnswerTokens, HsDpo, HsDpoOptions, PreferenceLoss, PreferencePair, WeightScope};
+pub use llama_trainer::{LlamaTrainer, TrainError};
 pub use objective::{Contribution, Number, Objective, ObjectiveError, Window};
-pub use report::{StepReport, TrainObserver};
+pub use options::{LastWindow, Order, Schedule, TrainOptions};
+pub use report::{Skipped, StepReport, TrainEvent, TrainObserver};
 pub use rsft::{Rsft, TargetTokens};
 pub use trainer::{TrainEnd, Trained, Trainer};

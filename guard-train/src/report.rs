@@ -1,8 +1,13 @@
 //! What a trainer tells about itself while it runs, and to whom.
 
+use std::fmt;
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::time::Duration;
 
+use serde::Serialize;
+
+use crate::checkpoint::CheckpointFault;
 use crate::objective::{Contribution, Number, Window, add_numbers};
 
 /// Someone who watches a training run and may end it: a log, a progress bar, early stopping.
@@ -27,6 +32,65 @@ pub trait TrainObserver {
     /// Called after each step of the optimiser. [`ControlFlow::Break`] asks the trainer to end
     /// in good order: it makes no further step, and what it has learnt is kept.
     fn on_step(&mut self, report: &StepReport) -> ControlFlow<()>;
+
+    /// Called when something else worth knowing happens. Does nothing unless it is overridden.
+    fn on_event(&mut self, event: &TrainEvent<'_>) {
+        let _ = event;
+    }
+}
+
+/// What happens beside the steps of a run.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum TrainEvent<'a> {
+    /// The run goes on from a checkpoint.
+    Resumed {
+        /// The checkpoint.
+        path: &'a Path,
+        /// The steps that were made before.
+        step: u64,
+    },
+    /// A checkpoint was passed over, because it is not whole.
+    CheckpointRejected {
+        /// The checkpoint.
+        path: &'a Path,
+        /// What is wrong with it.
+        fault: &'a CheckpointFault,
+    },
+    /// A checkpoint was written.
+    CheckpointSaved {
+        /// The checkpoint.
+        path: &'a Path,
+    },
+}
+
+/// Shows what happened in one line.
+impl fmt::Display for TrainEvent<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Resumed { path, step } => {
+                write!(f, "going on from {}, after step {step}", path.display())
+            }
+            Self::CheckpointRejected { path, fault } => {
+                write!(f, "passed over {}: {fault}", path.display())
+            }
+            Self::CheckpointSaved { path } => write!(f, "wrote {}", path.display()),
+        }
+    }
+}
+
+/// Why a window made no step.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case", tag = "reason")]
+#[non_exhaustive]
+pub enum Skipped {
+    /// The loss or the gradients were not finite. The model is as it was.
+    NotFinite {
+        /// The examples of the window, from 0.
+        examples: Vec<usize>,
+    },
+    /// No example of the window has a target token.
+    NothingToLearn,
 }
 
 impl<F: FnMut(&StepReport) -> ControlFlow<()>> TrainObserver for F {
@@ -49,6 +113,12 @@ pub struct StepReport {
     pub loss: f64,
     /// The objective's numbers, as means over the window, in the order in which they came.
     pub numbers: Vec<Number>,
+    /// All tokens that the model read, prompts included; 0 until it is set.
+    pub tokens: usize,
+    /// Why no step was made, if none was.
+    pub skipped: Option<Skipped>,
+    /// The loss on other examples after the step, if it was measured.
+    pub validation_loss: Option<f64>,
     /// The learning rate of the step, if there is one.
     pub learning_rate: Option<f64>,
     /// The norm of the gradients of all weights before clipping, if it was measured.
@@ -67,6 +137,9 @@ impl StepReport {
             window,
             loss: 0.0,
             numbers: Vec::new(),
+            tokens: 0,
+            skipped: None,
+            validation_loss: None,
             learning_rate: None,
             gradient_norm: None,
             elapsed: Duration::ZERO,

@@ -8,6 +8,7 @@ use super::norm::rms_norm_backward;
 use super::packed::PackedBatch;
 use super::product::{Back, Precision};
 use crate::kernel;
+use crate::model::block::Block;
 use crate::model::llama::Llama;
 use crate::model::step::ModelError;
 
@@ -95,6 +96,25 @@ impl Llama {
         drop(pass);
         let hidden = self.norm.forward(last.clone());
         Ok(Recording { batch, options, blocks, last, hidden })
+    }
+
+    /// The hidden states of a batch, as [`Llama::record`] computes them, with nothing kept.
+    ///
+    /// # Shapes
+    ///
+    /// - output: `[tokens, hidden_size]`
+    ///
+    /// # Errors
+    ///
+    /// As [`Llama::record`].
+    pub fn read(&self, batch: &PackedBatch, precision: Precision) -> Result<Tensor<2>, ModelError> {
+        self.check_packed(batch)?;
+        let pass = self.pass(batch, precision);
+        Ok(kernel::on_pool(&self.norm.gamma.val(), || {
+            let x = self.embedding.weight.val().select(0, batch.ids(&self.device()));
+            let once = |x, block: &Block| block.record(x, &pass, Recompute::Projections).0;
+            self.norm.forward(self.blocks.iter().fold(x, once))
+        }))
     }
 
     /// Adds the gradients of a loss to `gradients`, given its derivative by the hidden states,
