@@ -104,7 +104,7 @@ fn written(
     let targets: Vec<u32> = rows.iter().flat_map(|row| row[1..].to_vec()).collect();
     let hidden = recording.hidden();
     let picked = model.gather(hidden.clone(), &places);
-    let pass = model.read_head(picked, &targets, chunk, options.precision);
+    let pass = model.read_head(picked, &targets, chunk, options.precision).unwrap();
     let log_probs = pass.log_probs().to_vec();
     let mut gradients = Gradients::new();
     let d_picked = model.head_backward(pass, coefficients, &mut gradients);

@@ -159,7 +159,11 @@ impl LineLog {
     }
 
     /// Cuts the file to so many bytes, which must be the end of a line.
-    pub(crate) fn cut_to(&mut self, bytes: u64) -> Result<(), LineLogError> {
+    ///
+    /// # Errors
+    ///
+    /// [`LineLogError`] when it cannot be cut.
+    pub fn cut_to(&mut self, bytes: u64) -> Result<(), LineLogError> {
         self.file.set_len(bytes).map_err(|error| self.fail("cut", error))?;
         self.whole = bytes;
         self.torn = false;

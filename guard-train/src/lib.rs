@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod checkpoint;
+mod encode;
 mod example;
 mod fingerprint;
 mod hs_dpo;
@@ -11,21 +12,29 @@ mod optimizer;
 mod options;
 mod order;
 mod pass;
+mod plot;
+mod reference;
 mod report;
 mod rsft;
 mod schedule;
+mod step_log;
 #[cfg(feature = "testing")]
 pub mod testing;
 mod trainer;
 
 pub use checkpoint::{Best, CheckpointError, CheckpointFault, CheckpointOptions, Progress, Resume};
+pub use encode::{ChatTemplate, Cut, EncodeError, Encoder, EncodingReport, PairWeight};
 pub use example::{AnswerSequence, TrainingExample};
 pub use guard_core;
 pub use guard_core::OptionsError;
+pub use guard_data;
 pub use hs_dpo::{AnswerTokens, HsDpo, HsDpoOptions, PreferenceLoss, PreferencePair, WeightScope};
 pub use llama_trainer::{LlamaTrainer, TrainError};
 pub use objective::{Contribution, Number, Objective, ObjectiveError, Window};
 pub use options::{LastWindow, Order, Schedule, TrainOptions};
+pub use plot::{PlotError, TrainingCurves};
+pub use reference::{ReferenceError, with_reference};
 pub use report::{Skipped, StepReport, TrainEvent, TrainObserver};
 pub use rsft::{Rsft, TargetTokens};
+pub use step_log::{StepLog, StepLogError};
 pub use trainer::{TrainEnd, Trained, Trainer};

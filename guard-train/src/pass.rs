@@ -87,7 +87,7 @@ where
     for group in rows.groups(options.head_chunk) {
         let picked = model.gather(hidden.clone(), &rows.places[group.tokens.clone()]);
         let targets = &rows.targets[group.tokens.clone()];
-        let pass = model.read_head(picked, targets, options.head_chunk, options.precision);
+        let pass = model.read_head(picked, targets, options.head_chunk, options.precision)?;
         let part = contribute(objective, &rows.examples[group.examples], pass.log_probs(), window)?;
         parts.push(model.head_backward(pass, &part.coefficients, gradients));
         add(&mut total, &part);
@@ -130,7 +130,7 @@ pub(crate) fn log_probs<E>(
     let Some(rows) = Rows::new(examples)? else { return Ok(Vec::new()) };
     let hidden = model.read(&rows.packed, options.precision)?;
     let picked = model.gather(hidden, &rows.places);
-    let pass = model.read_head(picked, &rows.targets, options.head_chunk, options.precision);
+    let pass = model.read_head(picked, &rows.targets, options.head_chunk, options.precision)?;
     Ok(pass.log_probs().to_vec())
 }
 

@@ -8,6 +8,7 @@ use super::gradients::Gradients;
 use super::product::Precision;
 use crate::kernel;
 use crate::model::llama::Llama;
+use crate::model::step::ModelError;
 
 /// Target tokens that the head has read, on the way to their gradients.
 ///
@@ -42,18 +43,24 @@ impl Llama {
     ///
     /// - hidden: `[targets.len(), hidden_size]`
     ///
+    /// # Errors
+    ///
+    /// [`ModelError::TokenOutOfRange`] when a target is not in the vocabulary.
+    ///
     /// # Panics
     ///
-    /// Where burn panics: when there are not as many hidden states as targets, or a target is
-    /// not in the vocabulary.
-    #[must_use]
+    /// Where burn panics, when there are not as many hidden states as targets.
     pub fn read_head(
         &self,
         hidden: Tensor<2>,
         targets: &[u32],
         chunk: usize,
         precision: Precision,
-    ) -> HeadPass {
+    ) -> Result<HeadPass, ModelError> {
+        let vocab_size = self.config().vocab_size;
+        if let Some(&id) = targets.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(ModelError::TokenOutOfRange { id, vocab_size });
+        }
         let chunk = chunk.max(1);
         let mut pass = HeadPass {
             hidden,
@@ -75,7 +82,7 @@ impl Llama {
             }
             pass.kept = whole.then_some(logits);
         }
-        pass
+        Ok(pass)
     }
 
     /// The way back: adds the head's gradient to `gradients`, if it is trained, and returns the
