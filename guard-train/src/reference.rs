@@ -202,9 +202,7 @@ fn file_of(
 fn open(path: &Path, known: &mut [Option<Line>]) -> Result<LineLog, ReferenceError> {
     let mut log = LineLog::open(path)?;
     log.cut_torn_line()?;
-    let mut number = 0;
-    for line in log.lines()? {
-        number += 1;
+    for (number, line) in (1..).zip(log.lines()?) {
         let bad =
             |reason: String| ReferenceError::Line { path: path.to_owned(), line: number, reason };
         let line: Line = serde_json::from_slice(&line?).map_err(|error| bad(error.to_string()))?;

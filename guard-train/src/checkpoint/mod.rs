@@ -9,6 +9,8 @@ mod error;
 mod folder;
 mod manifest;
 mod storage;
+#[cfg(test)]
+mod tests;
 
 pub use error::{CheckpointError, CheckpointFault};
 pub use manifest::{Best, Progress};
