@@ -408,11 +408,7 @@ where
             return Ok(());
         }
         let model = self.model.as_ref().ok_or(TrainError::Lost)?;
-        let trained: std::collections::BTreeSet<String> =
-            model.parameters().into_iter().filter(|p| p.trained).map(|p| p.name).collect();
-        let mut weights = model.named_tensors();
-        weights.retain(|tensor| trained.contains(&tensor.name));
-        let parts = Parts { weights, optimizer: self.optimizer.tensors() };
+        let parts = Parts { weights: model.trained_tensors(), optimizer: self.optimizer.tensors() };
         let path = folder.save(self.progress, &run.hashes, &parts)?;
         observer.on_event(&TrainEvent::CheckpointSaved { path: &path });
         Ok(())

@@ -40,13 +40,13 @@ struct PeftConfig {
     fan_in_fan_out: bool,
     #[serde(default = "none")]
     bias: String,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     modules_to_save: Option<Vec<String>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     layers_to_transform: Option<serde_json::Value>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     rank_pattern: Option<serde_json::Map<String, serde_json::Value>>,
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     alpha_pattern: Option<serde_json::Map<String, serde_json::Value>>,
     inference_mode: bool,
 }
@@ -160,13 +160,10 @@ impl Llama {
         let folder = folder.as_ref();
         let path = folder.join(CONFIG);
         let fault = |fault| WeightsError::Adapter { path: path.clone(), fault };
-        let mut tensors = self.named_tensors();
-        let trained = self.parameters().into_iter().map(|parameter| parameter.trained);
-        let mut keep = trained.collect::<Vec<_>>().into_iter();
-        tensors.retain(|_| keep.next().unwrap_or(false));
         if !self.has_adapters() {
             return Err(fault(AdapterFault::None));
         }
+        let mut tensors = self.trained_tensors();
         for tensor in &mut tensors {
             tensor.name.insert_str(0, PREFIX);
         }

@@ -46,10 +46,22 @@ impl Llama {
     /// All parameters with their values, adapters included.
     #[must_use]
     pub fn named_tensors(&self) -> Vec<NamedTensor> {
+        self.tensors_that(|_| true)
+    }
+
+    /// The parameters that training changes, with their values.
+    #[must_use]
+    pub fn trained_tensors(&self) -> Vec<NamedTensor> {
+        self.tensors_that(|parameter| parameter.trained)
+    }
+
+    fn tensors_that(&self, wanted: impl Fn(&Parameter) -> bool) -> Vec<NamedTensor> {
         let mut all = Vec::new();
         self.visit_parameters(&mut |parameter, values| {
-            let Parameter { name, shape, .. } = parameter.clone();
-            all.push(NamedTensor { name, shape, values });
+            if wanted(parameter) {
+                let Parameter { name, shape, .. } = parameter.clone();
+                all.push(NamedTensor { name, shape, values });
+            }
         });
         all
     }
