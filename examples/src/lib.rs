@@ -6,6 +6,7 @@ pub mod model;
 pub mod progress;
 pub mod sources;
 pub mod terminal;
+pub mod training;
 
 /// Gives pages back late: the system's allocator gives those of every tensor back at once. It is that
 /// of every example.

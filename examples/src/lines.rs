@@ -163,6 +163,11 @@ pub fn chain(error: &dyn Error) -> String {
     })
 }
 
+/// Tells on standard error how work goes on.
+pub fn tell(text: &str) {
+    let _ = writeln!(io::stderr(), "{}", visible(text));
+}
+
 /// Tells on standard error what went wrong without ending the program.
 pub fn warn(error: &dyn Error) {
     let _ = writeln!(io::stderr(), "warning: {}", visible(&chain(error)));

@@ -1,0 +1,56 @@
+//! Hard-sample preference tuning (HS-DPO): a model learns from pairs of a right and a wrong text.
+//!
+//! `cargo run --release --example train_hsdpo -- --model run/model --data pairs.jsonl --output run2`
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use guard_data::{PreferencePair, read_pairs};
+use guard_examples::lines::{self, Outcome};
+use guard_examples::progress::Watch;
+use guard_examples::training::{Rows, TrainArguments, encoder, run};
+use guard_train::{HsDpo, TrainOptions, with_reference};
+
+/// Tune a model on weighted pairs, as `mine_hard_samples` writes them.
+///
+/// The model that training starts from is the reference: what it says of the pairs is computed
+/// once and kept in the folder of the run.
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    train: TrainArguments,
+}
+
+fn main() -> ExitCode {
+    match start(&Arguments::parse().train) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => lines::fail(error.as_ref()),
+    }
+}
+
+fn start(arguments: &TrainArguments) -> Outcome<()> {
+    let config = arguments.config(TrainOptions::hs_dpo())?;
+    let objective = HsDpo::new(config.hs_dpo)?;
+    let (model, tokenizer) = arguments.open(&config)?;
+    let encoder = encoder(&config.encoding, &tokenizer)?;
+    let mut rows = Rows { data: Vec::new(), validation: Vec::new() };
+    let files = [
+        (&mut rows.data, Some(&arguments.data)),
+        (&mut rows.validation, arguments.validation.as_ref()),
+    ];
+    for (rows, path) in files {
+        let Some(path) = path else { continue };
+        let (pairs, report) = encoder.pairs(&read(path, arguments.limit)?, &mut Watch::new())?;
+        lines::tell(&format!("{}: {report}", path.display()));
+        let cache = arguments.output.join("reference");
+        *rows = with_reference(&model, pairs, &config.train, Some(&cache), &mut Watch::new())?;
+    }
+    run(arguments, &config, (model, &tokenizer), objective, rows)
+}
+
+fn read(path: &Path, limit: Option<usize>) -> Outcome<Vec<PreferencePair>> {
+    let mut pairs = read_pairs(path)?;
+    pairs.truncate(limit.unwrap_or(usize::MAX));
+    Ok(pairs)
+}
