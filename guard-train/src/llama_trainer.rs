@@ -3,6 +3,7 @@
 use std::fmt::Debug;
 use std::time::Instant;
 
+use guard_core::burn::tensor::Device;
 use guard_core::{Gradients, Llama, ModelError, OptionsError, WeightsError};
 
 use crate::checkpoint::{
@@ -14,7 +15,8 @@ use crate::objective::{Objective, ObjectiveError, Window};
 use crate::optimizer::AdamW;
 use crate::options::TrainOptions;
 use crate::order::Windows;
-use crate::pass::{PassError, learn, measure};
+use crate::parallel::learn_on;
+use crate::pass::{PassError, measure};
 use crate::report::{Skipped, StepReport, TrainEvent, TrainObserver};
 use crate::trainer::{Trained, Trainer};
 
@@ -33,6 +35,8 @@ pub struct LlamaTrainer<O: Objective> {
     progress: Progress,
     checkpoints: Option<CheckpointOptions>,
     validation: Option<Validation<O::Example>>,
+    /// Devices beside the model's own that share the work of a window.
+    others: Vec<Device>,
 }
 
 #[derive(Debug)]
@@ -125,6 +129,7 @@ impl<O: Objective> LlamaTrainer<O> {
             progress: Progress::default(),
             checkpoints: None,
             validation: None,
+            others: Vec::new(),
         })
     }
 
@@ -147,6 +152,17 @@ impl<O: Objective> LlamaTrainer<O> {
         self
     }
 
+    /// The same trainer, sharing the batches of each window with other devices (data parallel).
+    ///
+    /// Each device has a copy of the model for the time of a window, and its gradients are added
+    /// up on the model's own, which alone makes the step and holds the optimiser's state. The
+    /// result is that of one device but for rounding.
+    #[must_use]
+    pub fn with_devices(mut self, others: Vec<Device>) -> Self {
+        self.others = others;
+        self
+    }
+
     /// The model as it is now; `None` after a panic in a step.
     #[must_use]
     pub fn model(&self) -> Option<&Llama> {
@@ -166,10 +182,10 @@ impl<O: Objective> LlamaTrainer<O> {
     }
 }
 
-impl<O: Objective> Trainer for LlamaTrainer<O>
+impl<O> Trainer for LlamaTrainer<O>
 where
-    O: Debug,
-    O::Example: Clone + Debug,
+    O: Objective + Debug + Sync,
+    O::Example: Clone + Debug + Sync,
 {
     type Example = TrainingExample<O::Example>;
     type Error = TrainError;
@@ -204,10 +220,10 @@ struct Run {
     hashes: Hashes,
 }
 
-impl<O: Objective> LlamaTrainer<O>
+impl<O> LlamaTrainer<O>
 where
-    O: Debug,
-    O::Example: Clone + Debug,
+    O: Objective + Debug + Sync,
+    O::Example: Clone + Debug + Sync,
 {
     fn check(&self, data: &[TrainingExample<O::Example>]) -> Result<(), TrainError> {
         let validation = self.validation.iter().flat_map(|validation| &validation.examples);
@@ -335,18 +351,20 @@ where
         report: &mut StepReport,
     ) -> Result<Option<(Gradients, f64)>, TrainError> {
         let model = self.model.as_ref().ok_or(TrainError::Lost)?;
-        let mut gradients = Gradients::new();
-        for batch in batches(examples, &self.options) {
-            let part = learn(model, &self.objective, &batch, window, &self.options, &mut gradients);
-            match part {
-                Ok(part) => report.add(&part),
-                Err(error) if is_not_finite(&error) => {
-                    report.loss = f64::NAN;
-                    return Ok(None);
-                }
-                Err(error) => return Err(failed(report.step, error)),
+        let batches = batches(examples, &self.options);
+        let learnt =
+            learn_on(model, &self.others, &self.objective, &batches, window, &self.options);
+        let gradients = match learnt {
+            Ok((gradients, parts)) => {
+                parts.iter().for_each(|part| report.add(part));
+                gradients
             }
-        }
+            Err(error) if is_not_finite(&error) => {
+                report.loss = f64::NAN;
+                return Ok(None);
+            }
+            Err(error) => return Err(failed(report.step, error)),
+        };
         let norm = gradients.norm();
         Ok((!gradients.is_empty()).then_some((gradients, norm)))
     }

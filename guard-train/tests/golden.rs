@@ -50,8 +50,8 @@ fn options(run: &Value, examples_per_step: usize) -> TrainOptions {
 
 fn check<O>(name: &str, objective: O, data: &[TrainingExample<O::Example>], options: TrainOptions)
 where
-    O: Objective + std::fmt::Debug,
-    O::Example: Clone + std::fmt::Debug,
+    O: Objective + std::fmt::Debug + Sync,
+    O::Example: Clone + std::fmt::Debug + Sync,
 {
     let golden = &runs()[name];
     let mut trainer = LlamaTrainer::new(tiny(), objective, options).unwrap();

@@ -303,3 +303,27 @@ fn adapters_are_trained_alone() {
     let model = trainer.into_model().unwrap();
     assert_eq!(weights(&model.without_adapters()), weights(&tiny()));
 }
+
+#[test]
+fn devices_that_share_a_window_learn_what_one_learns() {
+    let data = examples(16);
+    let mut options = options();
+    options.examples_per_batch = Some(1);
+    let mut one = trainer(tiny(), options.clone());
+    let expected = run(&mut one, &data);
+    // A CPU is one device: its copies stand for others.
+    let devices = vec![guard_train::guard_core::burn::tensor::Device::flex(); 3];
+    let mut four = trainer(tiny(), options).with_devices(devices);
+    let found = run(&mut four, &data);
+    for (found, expected) in found.iter().zip(&expected) {
+        assert!((found.loss - expected.loss).abs() < 1e-5);
+    }
+    assert!(apart(one.model().unwrap(), four.model().unwrap()) < 2e-5);
+    // And the same each time.
+    let devices = vec![guard_train::guard_core::burn::tensor::Device::flex(); 3];
+    let mut options = self::options();
+    options.examples_per_batch = Some(1);
+    let mut again = trainer(tiny(), options).with_devices(devices);
+    run(&mut again, &data);
+    assert_eq!(weights(again.model().unwrap()), weights(four.model().unwrap()));
+}

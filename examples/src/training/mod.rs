@@ -15,8 +15,8 @@ use guard_infer::guard_core::{
     Llama, LoadOptions, LoraOptions, ModelFiles, SaveOptions, Tokenizer, WeightsError,
 };
 use guard_train::{
-    CheckpointOptions, Cut, Encoder, LlamaTrainer, Objective, StepLog, TrainEnd, TrainOptions,
-    Trainer, TrainingCurves, TrainingExample,
+    CheckpointOptions, Cut, Encoder, LlamaTrainer, MemoryEstimate, Objective, StepLog, TrainEnd,
+    TrainOptions, Trainer, TrainingCurves, TrainingExample,
 };
 
 use crate::lines::{self, Outcome};
@@ -140,8 +140,8 @@ pub fn run<O>(
     rows: Rows<O::Example>,
 ) -> Outcome<()>
 where
-    O: Objective + Debug,
-    O::Example: Clone + Debug,
+    O: Objective + Debug + Sync,
+    O::Example: Clone + Debug + Sync,
 {
     let folder = &arguments.output;
     std::fs::create_dir_all(folder)?;
@@ -155,6 +155,13 @@ where
         true => StepLog::resume(&log_path)?,
         false => StepLog::begin(&log_path)?,
     };
+    let longest = rows.data.iter().flat_map(|example| &example.answers);
+    let longest = longest.map(|answer| answer.tokens.len()).max().unwrap_or(1);
+    if let Some(model) = trainer.model() {
+        let needed =
+            MemoryEstimate::new(model.config(), config.lora.as_ref(), &config.train, longest);
+        lines::tell(&format!("memory on paper: {needed}"));
+    }
     let mut watch = RunWatch::new(log)?;
     let trained = trainer.train(&rows.data, &mut watch);
     watch.finish()?;

@@ -1,0 +1,146 @@
+//! How much memory training takes, on paper.
+
+use std::fmt;
+
+use guard_core::{LlamaConfig, LoraOptions, Precision, Projection, Recompute};
+
+use crate::options::TrainOptions;
+
+/// What training a model takes, in bytes, at the worst moment of a step. Fragmentation, a
+/// backend's own buffers and what the system takes are not in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct MemoryEstimate {
+    /// The model in 32-bit floats.
+    pub weights: u64,
+    /// The gradients of what is trained.
+    pub gradients: u64,
+    /// The two moments of AdamW.
+    pub optimizer: u64,
+    /// What all blocks keep of a batch for the way back.
+    pub activations: u64,
+    /// What one block, or the head, takes beside that while it computes; the larger of the two.
+    pub working: u64,
+}
+
+impl MemoryEstimate {
+    /// The estimate for a model of this shape, trained in its adapters or in all weights, in
+    /// batches of `options.tokens_per_batch` whose rows have up to `row` tokens.
+    #[must_use]
+    pub fn new(
+        config: &LlamaConfig,
+        lora: Option<&LoraOptions>,
+        options: &TrainOptions,
+        row: usize,
+    ) -> Self {
+        let parameters = config.parameter_count() as u64;
+        let trained = lora.map_or(parameters, |lora| adapter_parameters(config, lora));
+        let sizes = Sizes::new(config, options, row);
+        let adapters = if lora.is_some() { trained } else { 0 };
+        Self {
+            weights: 4 * (parameters + adapters),
+            gradients: 4 * trained,
+            optimizer: 8 * trained,
+            activations: sizes.activations(config, options),
+            working: sizes.block(options).max(sizes.head(config, options, lora.is_none())),
+        }
+    }
+
+    /// All of it.
+    #[must_use]
+    pub fn total(&self) -> u64 {
+        self.weights + self.gradients + self.optimizer + self.activations + self.working
+    }
+}
+
+/// Shows the parts in GiB.
+impl fmt::Display for MemoryEstimate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let gib = |bytes: u64| bytes as f64 / f64::from(1 << 30);
+        write!(
+            f,
+            "{:.1} GiB: weights {:.1}, gradients {:.1}, optimiser {:.1}, activations {:.1}, working {:.1}",
+            gib(self.total()),
+            gib(self.weights),
+            gib(self.gradients),
+            gib(self.optimizer),
+            gib(self.activations),
+            gib(self.working)
+        )
+    }
+}
+
+/// Numbers of values, for the tokens of a batch.
+struct Sizes {
+    tokens: u64,
+    row: u64,
+    hidden: u64,
+    queries: u64,
+    keys: u64,
+    inner: u64,
+    heads: u64,
+}
+
+impl Sizes {
+    fn new(config: &LlamaConfig, options: &TrainOptions, row: usize) -> Self {
+        Self {
+            tokens: options.tokens_per_batch.max(row) as u64,
+            row: row as u64,
+            hidden: config.hidden_size as u64,
+            queries: (config.heads * config.head_dim) as u64,
+            keys: (config.kv_heads * config.head_dim) as u64,
+            inner: config.intermediate_size as u64,
+            heads: config.heads as u64,
+        }
+    }
+
+    /// Each block keeps its input, the middle, what attention gave and a logarithm for each
+    /// query; without recomputing also five products.
+    fn activations(&self, config: &LlamaConfig, options: &TrainOptions) -> u64 {
+        let kept = 2 * self.hidden + self.queries + self.heads;
+        let products = match options.recompute {
+            Recompute::Nothing => self.queries + 2 * self.keys + 2 * self.inner,
+            Recompute::Projections => 0,
+        };
+        // And at the end the last hidden states, before and after their norm.
+        let ends = 2 * self.hidden;
+        4 * self.tokens * (config.layers as u64 * (kept + products) + ends)
+    }
+
+    /// On the way back through the feed-forward layer or through attention, whichever has more.
+    fn block(&self, options: &TrainOptions) -> u64 {
+        // Derivative, norm and two sums of the hidden size; gate, up, their product and the
+        // derivative by it.
+        let feed_forward = self.tokens * (4 * self.hidden + 4 * self.inner);
+        // Queries, keys, values and their derivatives; a slice of scores, three times.
+        let scores = 3 * self.heads * self.row * self.row.min(256);
+        let attention = self.tokens * (4 * self.hidden + 3 * self.queries + 4 * self.keys) + scores;
+        let weights = match options.precision {
+            Precision::F32 => 0,
+            // A rounded copy of one weight, and of its input.
+            Precision::Bf16 => (self.hidden + self.tokens) * self.inner / 2,
+        };
+        let largest_gradient = self.hidden * self.inner;
+        4 * (feed_forward.max(attention) + weights + largest_gradient)
+    }
+
+    /// Logits and their derivative, and a gradient of the head beside the sum of those before.
+    fn head(&self, config: &LlamaConfig, options: &TrainOptions, trained: bool) -> u64 {
+        let logits = options.head_chunk as u64 * config.vocab_size as u64;
+        let gradient = if trained { self.hidden * config.vocab_size as u64 } else { 0 };
+        4 * (2 * logits + gradient + 2 * self.tokens * self.hidden)
+    }
+}
+
+fn adapter_parameters(config: &LlamaConfig, lora: &LoraOptions) -> u64 {
+    let (hidden, inner) = (config.hidden_size, config.intermediate_size);
+    let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+    let sides = |projection: &Projection| match projection {
+        Projection::Query => hidden + queries,
+        Projection::Key | Projection::Value => hidden + keys,
+        Projection::Output => queries + hidden,
+        Projection::Gate | Projection::Up | Projection::Down => hidden + inner,
+    };
+    let of_block: usize = lora.targets.iter().map(sides).sum();
+    (config.layers * lora.rank * of_block) as u64
+}
