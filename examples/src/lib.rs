@@ -34,6 +34,8 @@ mod guide {
     mod evaluation {}
     #[doc = include_str!("../../docs/src/data.md")]
     mod data {}
+    #[doc = include_str!("../../docs/src/training.md")]
+    mod training {}
     #[doc = include_str!("../../docs/src/security.md")]
     mod security {}
     #[doc = include_str!("../../docs/src/performance.md")]

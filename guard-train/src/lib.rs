@@ -2,6 +2,8 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod checkpoint;
+#[cfg(feature = "dashboard")]
+mod dashboard;
 mod encode;
 mod example;
 mod fingerprint;
@@ -25,6 +27,8 @@ pub mod testing;
 mod trainer;
 
 pub use checkpoint::{Best, CheckpointError, CheckpointFault, CheckpointOptions, Progress, Resume};
+#[cfg(feature = "dashboard")]
+pub use dashboard::Dashboard;
 pub use encode::{ChatTemplate, Cut, EncodeError, Encoder, EncodingReport, PairWeight};
 pub use example::{AnswerSequence, TrainingExample};
 pub use guard_core;

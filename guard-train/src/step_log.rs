@@ -6,17 +6,19 @@ use std::path::{Path, PathBuf};
 use guard_data::{LineLog, LineLogError};
 use serde_json::{Map, Value, json};
 
-use crate::report::{StepReport, TrainEvent, TrainObserver};
+use crate::report::{StepReport, TrainObserver};
 
 /// Writes a JSON line for every step: the numbers of its [`StepReport`] by name, those of the
 /// objective among them.
 ///
-/// A run that goes on from a checkpoint cuts off the steps behind it, which are made again, so
-/// the file has each step once. A line that cannot be written ends the run in good order;
+/// A run that goes on from a checkpoint, or begins anew where none was written yet, cuts off the
+/// steps that it makes again, so the file has each step once. A line that cannot be written ends the run in good order;
 /// [`StepLog::finish`] says why.
 #[derive(Debug)]
 pub struct StepLog {
     log: LineLog,
+    /// Whether a step was written since the file was opened.
+    begun: bool,
     failure: Option<LineLogError>,
 }
 
@@ -45,7 +47,7 @@ impl StepLog {
         let path = path.into();
         let log = LineLog::open(&path)?;
         match log.is_empty() {
-            true => Ok(Self { log, failure: None }),
+            true => Ok(Self { log, begun: false, failure: None }),
             false => Err(StepLogError::Occupied { path }),
         }
     }
@@ -58,7 +60,7 @@ impl StepLog {
     pub fn resume(path: impl Into<PathBuf>) -> Result<Self, StepLogError> {
         let mut log = LineLog::open(path)?;
         log.cut_torn_line()?;
-        Ok(Self { log, failure: None })
+        Ok(Self { log, begun: false, failure: None })
     }
 
     /// The file.
@@ -76,6 +78,14 @@ impl StepLog {
         self.failure.map_or(Ok(()), |failure| Err(failure.into()))
     }
 
+    fn write(&mut self, report: &StepReport) -> Result<(), LineLogError> {
+        if !self.begun {
+            self.cut_behind(report.step.saturating_sub(1))?;
+            self.begun = true;
+        }
+        self.log.append(Value::Object(line(report)).to_string().as_bytes())
+    }
+
     /// Keeps the lines up to this step.
     fn cut_behind(&mut self, step: u64) -> Result<(), LineLogError> {
         let mut bytes = 0;
@@ -89,28 +99,16 @@ impl StepLog {
         }
         self.log.cut_to(bytes)
     }
+}
 
-    fn keep(&mut self, result: Result<(), LineLogError>) -> ControlFlow<()> {
-        match result {
+impl TrainObserver for StepLog {
+    fn on_step(&mut self, report: &StepReport) -> ControlFlow<()> {
+        match self.write(report) {
             Ok(()) => ControlFlow::Continue(()),
             Err(error) => {
                 self.failure.get_or_insert(error);
                 ControlFlow::Break(())
             }
-        }
-    }
-}
-
-impl TrainObserver for StepLog {
-    fn on_step(&mut self, report: &StepReport) -> ControlFlow<()> {
-        let written = self.log.append(Value::Object(line(report)).to_string().as_bytes());
-        self.keep(written)
-    }
-
-    fn on_event(&mut self, event: &TrainEvent<'_>) {
-        if let TrainEvent::Resumed { step, .. } = event {
-            let cut = self.cut_behind(*step);
-            let _ = self.keep(cut);
         }
     }
 }
@@ -169,7 +167,6 @@ mod tests {
         text.push_str(r#"{"step":6,"lo"#);
         std::fs::write(&path, text).unwrap();
         let mut log = StepLog::resume(&path).unwrap();
-        log.on_event(&TrainEvent::Resumed { path: folder.path(), step: 3 });
         for step in 4..=6 {
             assert!(log.on_step(&report(step)).is_continue());
         }

@@ -12,7 +12,7 @@ use std::time::Duration;
 use guard_train::guard_core::TensorFile;
 use guard_train::{
     CheckpointOptions, Contribution, LlamaTrainer, Objective, ObjectiveError, Rsft, StepLog,
-    StepReport, TargetTokens, TrainEvent, TrainObserver, TrainOptions, Trainer, Window,
+    StepReport, TargetTokens, TrainOptions, Trainer, Window,
 };
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -61,26 +61,13 @@ fn run_options() -> TrainOptions {
     options
 }
 
-/// Writes the log and goes on.
-struct Log(StepLog);
-
-impl TrainObserver for Log {
-    fn on_step(&mut self, report: &StepReport) -> ControlFlow<()> {
-        self.0.on_step(report)
-    }
-
-    fn on_event(&mut self, event: &TrainEvent<'_>) {
-        self.0.on_event(event);
-    }
-}
-
 fn train(folder: &Path, breaks: Option<Breaks>) {
     let checkpoints = CheckpointOptions::new(folder.join("run")).with_every(3).with_resume();
     let trainer = LlamaTrainer::new(tiny(), Breaking(breaks), run_options()).unwrap();
     let mut trainer = trainer.with_checkpoints(checkpoints.with_changes_allowed());
-    let mut log = Log(StepLog::resume(folder.join("steps.jsonl")).unwrap());
+    let mut log = StepLog::resume(folder.join("steps.jsonl")).unwrap();
     trainer.train(&examples(20), &mut log).unwrap();
-    log.0.finish().unwrap();
+    log.finish().unwrap();
     std::fs::write(folder.join("done"), "").unwrap();
 }
 

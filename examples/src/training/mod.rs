@@ -64,6 +64,9 @@ pub struct TrainArguments {
     /// The highest learning rate. Default: that of the paper.
     #[arg(long)]
     pub learning_rate: Option<f64>,
+    /// Shows the run in burn-train's dashboard. Needs the feature `dashboard`.
+    #[arg(long)]
+    pub dashboard: bool,
     /// The most rows of the data. Default all.
     #[arg(long)]
     pub limit: Option<usize>,
@@ -162,7 +165,7 @@ where
             MemoryEstimate::new(model.config(), config.lora.as_ref(), &config.train, longest);
         lines::tell(&format!("memory on paper: {needed}"));
     }
-    let mut watch = RunWatch::new(log)?;
+    let mut watch = RunWatch::new(log, arguments.dashboard)?;
     let trained = trainer.train(&rows.data, &mut watch);
     watch.finish()?;
     let trained = trained?;

@@ -23,12 +23,19 @@ pub(super) struct RunWatch {
     stop: Arc<AtomicBool>,
     /// When a line was last written, where there is no terminal for a bar.
     told: Option<Instant>,
+    #[cfg(feature = "dashboard")]
+    dashboard: Option<guard_train::Dashboard>,
 }
 
 impl RunWatch {
     /// From now on the first SIGINT or SIGTERM ends the run after the step, with a checkpoint; a
     /// second one ends the process at once.
-    pub(super) fn new(log: StepLog) -> Outcome<Self> {
+    pub(super) fn new(log: StepLog, dashboard: bool) -> Outcome<Self> {
+        if dashboard && cfg!(not(feature = "dashboard")) {
+            return Err(
+                "--dashboard needs the feature `dashboard`: build with --features dashboard".into(),
+            );
+        }
         let stop = Arc::new(AtomicBool::new(false));
         for signal in [SIGINT, SIGTERM] {
             // The order matters: this one acts only when the flag was set before.
@@ -38,7 +45,14 @@ impl RunWatch {
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} left {msg}");
         let bar =
             ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
-        Ok(Self { log, bar, stop, told: None })
+        Ok(Self {
+            log,
+            bar,
+            stop,
+            told: None,
+            #[cfg(feature = "dashboard")]
+            dashboard: dashboard.then(guard_train::Dashboard::new),
+        })
     }
 
     /// Whether every step was logged.
@@ -71,6 +85,15 @@ impl RunWatch {
 impl TrainObserver for RunWatch {
     fn on_step(&mut self, report: &StepReport) -> ControlFlow<()> {
         let logged = self.log.on_step(report);
+        #[cfg(feature = "dashboard")]
+        if let Some(dashboard) = &mut self.dashboard {
+            let answer = dashboard.on_step(report);
+            return if answer.is_break() || self.stop.load(Ordering::Relaxed) {
+                ControlFlow::Break(())
+            } else {
+                logged
+            };
+        }
         self.show(report);
         match self.stop.load(Ordering::Relaxed) {
             true => ControlFlow::Break(()),
@@ -79,7 +102,6 @@ impl TrainObserver for RunWatch {
     }
 
     fn on_event(&mut self, event: &TrainEvent<'_>) {
-        self.log.on_event(event);
         if !matches!(event, TrainEvent::CheckpointSaved { .. }) {
             self.bar.suspend(|| lines::tell(&event.to_string()));
         }
