@@ -144,13 +144,17 @@ fn draw(panel: &Panel<'_>, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<
         .y_label_area_size(64)
         .build_cartesian_2d(x, y)
         .map_err(failed)?;
+    // What a sum of steps leaves of nothing is nothing.
+    let least = (y.end - y.start) * 1e-9;
     let label = |value: &f64| match value.abs() {
-        0.0 => "0".to_owned(),
+        size if size < least => "0".to_owned(),
         size if !(1e-3..1e5).contains(&size) => format!("{value:.1e}"),
         _ => format!("{}", (value * 1e4).round() / 1e4),
     };
     let mut mesh = chart.configure_mesh();
-    mesh.light_line_style(TRANSPARENT).x_labels(6).y_labels(6).y_label_formatter(&label);
+    let whole = |step: &f64| format!("{step:.0}");
+    mesh.light_line_style(TRANSPARENT).x_labels(6).y_labels(6);
+    mesh.x_label_formatter(&whole).y_label_formatter(&label);
     mesh.draw().map_err(failed)?;
     for (number, (name, points)) in panel.curves.iter().enumerate() {
         let colour = Palette99::pick(number).to_rgba();

@@ -40,7 +40,7 @@ pub struct TrainArguments {
     /// The folder of the run: checkpoints, steps.jsonl, training.svg and, at the end, the model.
     #[arg(long)]
     pub output: PathBuf,
-    /// A TOML file with the tables [train], [lora], [encoding], [checkpoints] and [hs_dpo].
+    /// A TOML file with the tables `train`, `lora`, `encoding`, `checkpoints` and `hs_dpo`.
     #[arg(long)]
     pub config: Option<PathBuf>,
     /// Goes on from the last checkpoint in the folder of the run, if there is one.
