@@ -136,6 +136,8 @@ fn drawing(error: impl std::fmt::Display) -> PlotError {
 fn draw(panel: &Panel<'_>, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<(), String> {
     let points = || panel.curves.iter().flat_map(|(_, points)| points.iter().copied());
     let [x, y] = [range(points().map(|point| point.0)), range(points().map(|point| point.1))];
+    // What a sum of steps leaves of nothing is nothing.
+    let least = (y.end - y.start) * 1e-9;
     let failed = |error: DrawingAreaErrorKind<std::io::Error>| error.to_string();
     let mut chart = ChartBuilder::on(area)
         .caption(panel.title, ("sans-serif", 15))
@@ -144,8 +146,6 @@ fn draw(panel: &Panel<'_>, area: &DrawingArea<SVGBackend<'_>, Shift>) -> Result<
         .y_label_area_size(64)
         .build_cartesian_2d(x, y)
         .map_err(failed)?;
-    // What a sum of steps leaves of nothing is nothing.
-    let least = (y.end - y.start) * 1e-9;
     let label = |value: &f64| match value.abs() {
         size if size < least => "0".to_owned(),
         size if !(1e-3..1e5).contains(&size) => format!("{value:.1e}"),
