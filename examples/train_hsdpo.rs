@@ -34,18 +34,12 @@ fn start(arguments: &TrainArguments) -> Outcome<()> {
     let objective = HsDpo::new(config.hs_dpo)?;
     let (model, tokenizer) = arguments.open(&config)?;
     let encoder = encoder(&config.encoding, &tokenizer)?;
-    let mut rows = Rows { data: Vec::new(), validation: Vec::new() };
-    let files = [
-        (&mut rows.data, Some(&arguments.data)),
-        (&mut rows.validation, arguments.validation.as_ref()),
-    ];
-    for (rows, path) in files {
-        let Some(path) = path else { continue };
+    let cache = arguments.output.join("reference");
+    let rows = Rows::read(arguments, |path| {
         let (pairs, report) = encoder.pairs(&read(path, arguments.limit)?, &mut Watch::new())?;
-        lines::tell(&format!("{}: {report}", path.display()));
-        let cache = arguments.output.join("reference");
-        *rows = with_reference(&model, pairs, &config.train, Some(&cache), &mut Watch::new())?;
-    }
+        let train = &config.train;
+        Ok((with_reference(&model, pairs, train, Some(&cache), &mut Watch::new())?, report))
+    })?;
     run(arguments, &config, (model, &tokenizer), objective, rows)
 }
 

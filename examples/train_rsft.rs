@@ -32,18 +32,9 @@ fn start(arguments: &TrainArguments) -> Outcome<()> {
     let config = arguments.config(TrainOptions::r_sft())?;
     let (model, tokenizer) = arguments.open(&config)?;
     let encoder = encoder(&config.encoding, &tokenizer)?;
-    let mut rows = Rows { data: Vec::new(), validation: Vec::new() };
-    let files = [
-        (&mut rows.data, Some(&arguments.data)),
-        (&mut rows.validation, arguments.validation.as_ref()),
-    ];
-    for (rows, path) in files {
-        let Some(path) = path else { continue };
-        let (examples, report) =
-            encoder.samples(&read(path, arguments.limit)?, &mut Watch::new())?;
-        lines::tell(&format!("{}: {report}", path.display()));
-        *rows = examples;
-    }
+    let rows = Rows::read(arguments, |path| {
+        Ok(encoder.samples(&read(path, arguments.limit)?, &mut Watch::new())?)
+    })?;
     run(arguments, &config, (model, &tokenizer), Rsft::new(), rows)
 }
 

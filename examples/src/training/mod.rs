@@ -15,8 +15,8 @@ use guard_infer::guard_core::{
     Llama, LoadOptions, LoraOptions, ModelFiles, SaveOptions, Tokenizer, WeightsError,
 };
 use guard_train::{
-    CheckpointOptions, Cut, Encoder, LlamaTrainer, MemoryEstimate, Objective, StepLog, TrainEnd,
-    TrainOptions, Trainer, TrainingCurves, TrainingExample,
+    CheckpointOptions, Encoder, EncodingReport, LlamaTrainer, MemoryEstimate, Objective, StepLog,
+    TrainEnd, TrainOptions, Trainer, TrainingCurves, TrainingExample,
 };
 
 use crate::lines::{self, Outcome};
@@ -120,14 +120,35 @@ pub struct Rows<E> {
     pub validation: Vec<TrainingExample<E>>,
 }
 
+impl<E> Rows<E> {
+    /// The rows of the files that the flags name, each turned into examples by `read`, which also
+    /// tells what became of them.
+    ///
+    /// # Errors
+    ///
+    /// What `read` fails with.
+    pub fn read(
+        arguments: &TrainArguments,
+        read: impl Fn(&Path) -> Outcome<(Vec<TrainingExample<E>>, EncodingReport)>,
+    ) -> Outcome<Self> {
+        let examples = |path: &Path| {
+            let (examples, report) = read(path)?;
+            lines::tell(&format!("{}: {report}", path.display()));
+            Ok::<_, Box<dyn std::error::Error>>(examples)
+        };
+        let data = examples(&arguments.data)?;
+        let validation = arguments.validation.as_deref().map(examples).transpose()?;
+        Ok(Self { data, validation: validation.unwrap_or_default() })
+    }
+}
+
 /// An encoder for the template and the cut that the options name.
 ///
 /// # Errors
 ///
 /// When the tokenizer has no token of the template.
 pub fn encoder<'a>(encoding: &Encoding, tokenizer: &'a Tokenizer) -> Outcome<Encoder<'a>> {
-    let cut: Cut = encoding.cut;
-    Ok(Encoder::new(tokenizer, encoding.template(tokenizer)?, encoding.cutoff, cut)?)
+    Ok(Encoder::new(tokenizer, encoding.template(tokenizer)?, encoding.cutoff, encoding.cut)?)
 }
 
 /// Trains, and leaves everything in the folder of the run.

@@ -15,7 +15,7 @@ mod tests;
 pub use error::{CheckpointError, CheckpointFault};
 pub use manifest::{Best, Progress};
 
-pub(crate) use folder::{CheckpointFolder, Parts};
+pub(crate) use folder::{CheckpointFolder, Found, Parts};
 pub(crate) use manifest::Hashes;
 
 use std::path::PathBuf;

@@ -15,8 +15,8 @@ use crate::model::step::ModelError;
 /// What a block computes again on the way back, instead of keeping it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Recompute {
-    /// Queries, keys, values and both sides of the gate: a fifth more work in a quarter of the
-    /// memory. A block keeps three tensors of `[tokens, hidden_size]`.
+    /// Queries, keys, values and both sides of the gate. A block keeps three tensors of
+    /// `[tokens, hidden_size]` and no wider ones, which are most of the memory.
     #[default]
     Projections,
     /// Nothing, for small models and short batches.

@@ -1,24 +1,31 @@
 //! The trainer of LLaMA models.
 
+mod batches;
+mod checkpoints;
+mod error;
+
+pub use error::TrainError;
+
+pub(crate) use batches::batches;
+
 use std::fmt::Debug;
 use std::time::Instant;
 
 use guard_core::burn::tensor::Device;
-use guard_core::{Gradients, Llama, ModelError, OptionsError, WeightsError};
+use guard_core::{Gradients, Llama, OptionsError};
 
-use crate::checkpoint::{
-    Best, CheckpointError, CheckpointFolder, CheckpointOptions, Hashes, Parts, Progress,
-};
+use crate::checkpoint::{Best, CheckpointOptions, Progress};
 use crate::example::TrainingExample;
-use crate::fingerprint::{self, Weights};
-use crate::objective::{Objective, ObjectiveError, Window};
+use crate::objective::{Objective, Window};
 use crate::optimizer::AdamW;
 use crate::options::TrainOptions;
 use crate::order::Windows;
 use crate::parallel::learn_on;
 use crate::pass::{PassError, measure};
-use crate::report::{Skipped, StepReport, TrainEvent, TrainObserver};
+use crate::report::{Skipped, StepReport, TrainObserver};
 use crate::trainer::{Trained, Trainer};
+use batches::window_of;
+use error::{failed, is_not_finite};
 
 /// Trains a LLaMA: in its adapters where it has some, in all its weights otherwise.
 ///
@@ -43,74 +50,6 @@ pub struct LlamaTrainer<O: Objective> {
 struct Validation<E> {
     examples: Vec<TrainingExample<E>>,
     every: u64,
-}
-
-/// Why training failed.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum TrainError {
-    /// An example cannot go through the model: it is too long, or its tokens are another model's.
-    #[error("an example of step {step} cannot be read by the model")]
-    Model {
-        /// The step.
-        step: u64,
-        /// What is wrong.
-        source: ModelError,
-    },
-    /// The objective refuses an example.
-    #[error("the objective refuses an example of step {step}")]
-    Objective {
-        /// The step.
-        step: u64,
-        /// What it refuses.
-        source: ObjectiveError,
-    },
-    /// An example has other target tokens than its objective says.
-    #[error("example {example} has {found} target tokens, and {expected} for the objective")]
-    TargetTokens {
-        /// The example, from 0.
-        example: usize,
-        /// What the objective counts.
-        expected: usize,
-        /// What its answers have.
-        found: usize,
-    },
-    /// There is nothing to learn.
-    #[error("there is no example with a target token among {examples}")]
-    Nothing {
-        /// The number of examples.
-        examples: usize,
-    },
-    /// Too many windows in a row were not finite. The model is as it was before the first.
-    #[error(
-        "{skipped} windows in a row were not finite, the last at step {step} (examples {}); lower \
-         the learning rate, or look at these examples",
-        list(examples)
-    )]
-    Diverged {
-        /// The step.
-        step: u64,
-        /// How many were skipped.
-        skipped: u32,
-        /// The examples of the last, from 0.
-        examples: Vec<usize>,
-    },
-    /// A checkpoint could not be written or gone on from.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The weights could not be read from their device.
-    #[error(transparent)]
-    Weights(#[from] WeightsError),
-    /// A panic cut a step short and took the model with it: go on from a checkpoint.
-    #[error("the model was lost in a step that did not end")]
-    Lost,
-}
-
-/// The first few numbers.
-fn list(examples: &[usize]) -> String {
-    let shown: Vec<String> = examples.iter().take(8).map(usize::to_string).collect();
-    let more = if examples.len() > shown.len() { ", ..." } else { "" };
-    format!("{}{more}", shown.join(", "))
 }
 
 impl<O: Objective> LlamaTrainer<O> {
@@ -214,12 +153,6 @@ where
     }
 }
 
-/// What a run holds beside the trainer.
-struct Run {
-    folder: Option<CheckpointFolder>,
-    hashes: Hashes,
-}
-
 impl<O> LlamaTrainer<O>
 where
     O: Objective + Debug + Sync,
@@ -238,69 +171,6 @@ where
             true => Ok(()),
             false => Err(TrainError::Nothing { examples: data.len() }),
         }
-    }
-
-    fn begin(
-        &mut self,
-        data: &[TrainingExample<O::Example>],
-        observer: &mut dyn TrainObserver,
-    ) -> Result<Run, TrainError> {
-        let Some(options) = self.checkpoints.clone() else {
-            return Ok(Run { folder: None, hashes: Hashes::default() });
-        };
-        let folder = CheckpointFolder::open(options)?;
-        let model = self.model.as_ref().ok_or(TrainError::Lost)?;
-        let hashes = Hashes {
-            data: fingerprint::of_examples(data),
-            model: fingerprint::of_model(model, Weights::Frozen)?,
-            objective: fingerprint::of_debug(&self.objective),
-            options: fingerprint::of_debug(&self.options),
-        };
-        let (found, rejected) = folder.latest(&hashes)?;
-        for rejected in &rejected {
-            let (path, fault) = (&rejected.path, &rejected.fault);
-            observer.on_event(&TrainEvent::CheckpointRejected { path, fault });
-        }
-        if let Some(found) = found {
-            self.restore(&found.weights, &found.optimizer, found.progress)?;
-            let step = found.progress.windows;
-            observer.on_event(&TrainEvent::Resumed { path: &found.path, step });
-        }
-        Ok(Run { folder: Some(folder), hashes })
-    }
-
-    fn restore(
-        &mut self,
-        weights: &guard_core::TensorFile,
-        optimizer: &guard_core::TensorFile,
-        progress: Progress,
-    ) -> Result<(), TrainError> {
-        let model = self.model.take().ok_or(TrainError::Lost)?;
-        let device = model.device();
-        let mut failure = None;
-        // Everything is read before anything is changed.
-        let mut values = std::collections::BTreeMap::new();
-        for parameter in model.parameters().into_iter().filter(|parameter| parameter.trained) {
-            match weights.read(&parameter.name, &parameter.shape, &device) {
-                Ok(read) => drop(values.insert(parameter.name, read)),
-                Err(error) => failure = Some(error),
-            }
-        }
-        let state = AdamW::read(optimizer, progress.steps, &model);
-        let (state, failure) = match (state, failure) {
-            (Ok(state), None) => (state, None),
-            (Ok(_), Some(error)) | (Err(error), _) => (AdamW::default(), Some(error)),
-        };
-        if let Some(error) = failure {
-            self.model = Some(model);
-            return Err(CheckpointError::from(error).into());
-        }
-        self.model =
-            Some(model.map_parameters(&mut |parameter, old| {
-                values.remove(&parameter.name).unwrap_or(old)
-            }));
-        (self.optimizer, self.progress) = (state, progress);
-        Ok(())
     }
 
     /// One window, and the step of the optimiser that it makes.
@@ -412,67 +282,5 @@ where
             }
         }
         Ok(loss)
-    }
-
-    fn save(
-        &self,
-        run: &Run,
-        last: bool,
-        observer: &mut dyn TrainObserver,
-    ) -> Result<(), TrainError> {
-        let Some(folder) = &run.folder else { return Ok(()) };
-        let best = self.progress.best.is_some_and(|best| best.windows == self.progress.windows);
-        if !last && !best && !folder.is_due(self.progress.windows) {
-            return Ok(());
-        }
-        let model = self.model.as_ref().ok_or(TrainError::Lost)?;
-        let parts = Parts { weights: model.trained_tensors(), optimizer: self.optimizer.tensors() };
-        let path = folder.save(self.progress, &run.hashes, &parts)?;
-        observer.on_event(&TrainEvent::CheckpointSaved { path: &path });
-        Ok(())
-    }
-}
-
-fn window_of<O: Objective>(objective: &O, examples: &[&TrainingExample<O::Example>]) -> Window {
-    let count = |example: &&TrainingExample<O::Example>| objective.target_tokens(&example.example);
-    Window { examples: examples.len(), target_tokens: examples.iter().map(count).sum() }
-}
-
-/// A window in parts that fit the memory, of examples of like length: longest first, so that a
-/// lack of memory shows at once.
-pub(crate) fn batches<'a, E>(
-    examples: &[&'a TrainingExample<E>],
-    options: &TrainOptions,
-) -> Vec<Vec<&'a TrainingExample<E>>> {
-    let mut sorted = examples.to_vec();
-    sorted.sort_by_key(|example| std::cmp::Reverse(example.tokens()));
-    let most = options.examples_per_batch.unwrap_or(usize::MAX);
-    let mut batches: Vec<Vec<&TrainingExample<E>>> = Vec::new();
-    let mut tokens = 0;
-    for example in sorted {
-        let size = example.tokens();
-        match batches.last_mut() {
-            Some(batch) if batch.len() < most && tokens + size <= options.tokens_per_batch => {
-                batch.push(example);
-                tokens += size;
-            }
-            _ => {
-                batches.push(vec![example]);
-                tokens = size;
-            }
-        }
-    }
-    batches
-}
-
-fn is_not_finite(error: &PassError) -> bool {
-    let PassError::Objective(error) = error else { return false };
-    matches!(error, ObjectiveError::NotFinite { .. } | ObjectiveError::Overflow { .. })
-}
-
-fn failed(step: u64, error: PassError) -> TrainError {
-    match error {
-        PassError::Model(source) => TrainError::Model { step, source },
-        PassError::Objective(source) => TrainError::Objective { step, source },
     }
 }
