@@ -57,7 +57,8 @@ built = subprocess.run(build, capture_output=True, text=True, check=True).stderr
 BENCH = re.search(r"\((\S*step-\S+)\)", built).group(1)
 kinds = {"PyTorch f32": lambda: torch_step("f32"), "PyTorch bf16": lambda: torch_step("bf16"),
          "ours f32, recompute": lambda: ours("recompute"), "ours f32, keep": lambda: ours("keep"),
-         "ours f32, adapters": lambda: ours("lora")}
+         "ours f32, adapters": lambda: ours("lora"), "ours bf16x3, keep": lambda: ours("bf16x3"),
+         "ours bf16, keep": lambda: ours("bf16"), "ours bf16, adapters": lambda: ours("lora-bf16")}
 found = {kind: [] for kind in kinds}
 for _ in range(rounds):
     for kind, run in kinds.items():

@@ -7,7 +7,7 @@
 use std::ops::ControlFlow;
 
 use guard_train::guard_core::burn::tensor::Device;
-use guard_train::guard_core::{LoadOptions, LoraOptions, ModelFiles, Recompute};
+use guard_train::guard_core::{LoadOptions, LoraOptions, ModelFiles, Precision, Recompute};
 use guard_train::{
     AnswerSequence, LlamaTrainer, Rsft, StepReport, TargetTokens, TrainOptions, Trainer,
     TrainingExample,
@@ -22,7 +22,7 @@ const ROW: usize = 512;
 fn speeds(
     model: &ModelFiles,
     lora: Option<LoraOptions>,
-    recompute: Recompute,
+    (recompute, precision): (Recompute, Precision),
     steps: usize,
 ) -> Vec<f64> {
     let (model, _) = model.load(LoadOptions::default(), &Device::flex()).unwrap();
@@ -35,7 +35,7 @@ fn speeds(
     let data = vec![TrainingExample::new(vec![row], TargetTokens::new(ROW)); steps + 3];
     let mut options = TrainOptions::r_sft();
     (options.epochs, options.examples_per_step, options.learning_rate) = (1, 1, 1e-6);
-    options.recompute = recompute;
+    (options.recompute, options.precision) = (recompute, precision);
     let mut speeds = Vec::new();
     let mut watch = |report: &StepReport| {
         speeds.push(ROW as f64 / report.elapsed.as_secs_f64());
@@ -53,13 +53,18 @@ fn main() {
     let steps = std::env::var("GUARD_BENCH_STEPS").ok().and_then(|n| n.parse().ok()).unwrap_or(7);
     let files = ModelFiles::open(path).unwrap();
     let which = std::env::var("GUARD_BENCH_ONLY").unwrap_or_default();
-    for (name, lora, recompute) in [
-        ("recompute", None, Recompute::Projections),
-        ("keep", None, Recompute::Nothing),
-        ("lora", Some(LoraOptions::default()), Recompute::Projections),
+    let (again, keep) = (Recompute::Projections, Recompute::Nothing);
+    let lora = Some(LoraOptions::default());
+    for (name, lora, recompute, precision) in [
+        ("recompute", None, again, Precision::F32),
+        ("keep", None, keep, Precision::F32),
+        ("lora", lora.clone(), again, Precision::F32),
+        ("bf16x3", None, keep, Precision::Bf16x3),
+        ("bf16", None, keep, Precision::Bf16),
+        ("lora-bf16", lora, keep, Precision::Bf16),
     ] {
         if which.is_empty() || which == name {
-            let mut speeds = speeds(&files, lora, recompute, steps);
+            let mut speeds = speeds(&files, lora, (recompute, precision), steps);
             speeds.sort_by(f64::total_cmp);
             println!("{name}: median {:.0} tokens/s", speeds[speeds.len() / 2]);
         }

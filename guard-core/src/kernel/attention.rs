@@ -7,7 +7,8 @@ use pulp::Arch;
 use rayon::prelude::*;
 
 use super::norm::lanes;
-use super::product::{Before, Matrix, multiply};
+use super::Before;
+use super::product::{Matrix, multiply};
 use super::swiglu::exp;
 
 /// Queries whose scores are computed together.

@@ -6,12 +6,13 @@ use burn::backend::Flex;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
 
-use super::Attending;
+use super::bf16::{self, Parts};
+use super::{Attending, Before};
 use super::attention::{self as causal, Attended, Derivatives, Row, Sizes};
 use super::matvec::{MAX_ROWS, matvec};
-use super::product::{self as matrices, Matrix};
+use super::product::{self as matrices, Matrix, Output};
 use super::{head, norm, optimizer, swiglu as gate};
-use crate::model::{AdamWStep, Moments};
+use crate::model::{AdamWStep, Moments, Precision};
 
 pub(super) fn project_few(input: &Tensor<2>, weight: &Tensor<2>) -> Option<Tensor<2>> {
     let [rows, _] = input.dims();
@@ -26,14 +27,49 @@ pub(super) fn project_few(input: &Tensor<2>, weight: &Tensor<2>) -> Option<Tenso
 }
 
 /// A product of matrices of whatever strides.
-pub(super) fn product(a: &Tensor<2>, b: &Tensor<2>) -> Option<Tensor<2>> {
+pub(super) fn product(precision: Precision, a: &Tensor<2>, b: &Tensor<2>) -> Option<Tensor<2>> {
     let (left, right) = (strided(a)?, strided(b)?);
     let ([rows, inner], [again, columns]) = (a.dims(), b.dims());
     if inner != again {
         return None;
     }
-    let output = matrices::product(matrix(&left)?, matrix(&right)?);
+    let (left, right) = (matrix(&left)?, matrix(&right)?);
+    let output = match parts_of(precision) {
+        None => matrices::product(left, right),
+        Some(parts) => bf16::product(parts, left, right),
+    };
     Some(tensor(output, [rows, columns]))
+}
+
+/// As [`product`], in the memory of `output` where nobody else holds it.
+pub(super) fn product_into(
+    precision: Precision,
+    [a, b]: [&Tensor<2>; 2],
+    output: Tensor<1>,
+    before: Before,
+) -> Result<Tensor<1>, Tensor<1>> {
+    let (Some(left), Some(right)) = (strided(a), strided(b)) else { return Err(output) };
+    let (Some(left), Some(right)) = (matrix(&left), matrix(&right)) else { return Err(output) };
+    let ([rows, inner], [again, columns]) = (a.dims(), b.dims());
+    if inner != again || output.dims() != [rows * columns] {
+        return Err(output);
+    }
+    let [mut owned] = own([output]).map_err(|[output]| output)?;
+    let values = Output::of(owned.storage_mut());
+    match parts_of(precision) {
+        None => matrices::shared(left, right, values, before),
+        Some(parts) => bf16::multiply(parts, left, right, values, before),
+    }
+    Ok(Tensor::from_primitive::<Flex>(owned))
+}
+
+/// The brain floats in which factors are written, if they are.
+fn parts_of(precision: Precision) -> Option<Parts> {
+    match precision {
+        Precision::F32 => None,
+        Precision::Bf16 => Some(Parts::One),
+        Precision::Bf16x3 => Some(Parts::Two),
+    }
 }
 
 fn matrix(tensor: &FlexTensor) -> Option<Matrix<'_>> {

@@ -8,6 +8,8 @@
 #[cfg(feature = "flex")]
 mod attention;
 #[cfg(feature = "flex")]
+mod bf16;
+#[cfg(feature = "flex")]
 mod flex;
 #[cfg(feature = "flex")]
 mod head;
@@ -24,7 +26,7 @@ mod swiglu;
 
 use burn::tensor::Tensor;
 
-use crate::model::{AdamWStep, Moments};
+use crate::model::{AdamWStep, Moments, Precision};
 
 /// Runs `work` on a thread of rayon's pool if `near` lies on `flex`. From outside the pool, each
 /// small kernel puts its caller to sleep and wakes it again, several hundred times a token.
@@ -56,13 +58,49 @@ pub(crate) fn project_few(input: &Tensor<2>, weight: &Tensor<2>) -> Option<Tenso
 }
 
 /// `a b` of `[rows, inner]` and `[inner, columns]`, of any strides.
-pub(crate) fn product(a: &Tensor<2>, b: &Tensor<2>) -> Option<Tensor<2>> {
+pub(crate) fn product(precision: Precision, a: &Tensor<2>, b: &Tensor<2>) -> Option<Tensor<2>> {
     #[cfg(feature = "flex")]
-    return flex::product(a, b);
+    return flex::product(precision, a, b);
     #[cfg(not(feature = "flex"))]
     {
-        let _ = (a, b);
+        let _ = (precision, a, b);
         None
+    }
+}
+
+/// What becomes of the values that the output of a product had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Before {
+    /// They are not read.
+    Overwritten,
+    /// The product is added to them.
+    Kept,
+}
+
+/// As [`product`], in the memory of `output`, row by row; or the output back as it was.
+pub(crate) fn product_into(
+    precision: Precision,
+    [a, b]: [&Tensor<2>; 2],
+    output: Tensor<1>,
+    before: Before,
+) -> Result<Tensor<1>, Tensor<1>> {
+    #[cfg(feature = "flex")]
+    return flex::product_into(precision, [a, b], output, before);
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = (precision, a, b, before);
+        Err(output)
+    }
+}
+
+/// Whether [`product_into`] serves tensors where this one lies.
+pub(crate) fn serves(near: &Tensor<1>) -> bool {
+    #[cfg(feature = "flex")]
+    return flex::holds(near);
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = near;
+        false
     }
 }
 

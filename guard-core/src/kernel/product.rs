@@ -8,6 +8,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::Before;
+
 /// A matrix inside a slice, with any strides.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Matrix<'a> {
@@ -42,6 +44,48 @@ impl<'a> Matrix<'a> {
         Self { values, rows, columns, row_stride: columns, column_stride: 1 }
     }
 
+    pub(super) fn rows(self) -> usize {
+        self.rows
+    }
+
+    pub(super) fn columns(self) -> usize {
+        self.columns
+    }
+
+    /// How far apart an entry and that in the next row lie, and that in the next column.
+    pub(super) fn strides(self) -> [usize; 2] {
+        [self.row_stride, self.column_stride]
+    }
+
+    /// # Panics
+    ///
+    /// When there is no such entry.
+    pub(super) fn entry(self, row: usize, column: usize) -> f32 {
+        assert!(row < self.rows && column < self.columns, "place in a matrix");
+        self.values[row * self.row_stride + column * self.column_stride]
+    }
+
+    /// `count` values from an entry on, as they lie in memory.
+    ///
+    /// # Panics
+    ///
+    /// When there are no such values.
+    pub(super) fn values_from(self, row: usize, column: usize, count: usize) -> &'a [f32] {
+        &self.values[row * self.row_stride + column * self.column_stride..][..count]
+    }
+
+    /// Some rows and columns.
+    ///
+    /// # Panics
+    ///
+    /// When there are not as many.
+    pub(super) fn part(self, rows: Range<usize>, columns: Range<usize>) -> Self {
+        assert!(rows.end <= self.rows && columns.end <= self.columns, "part of a matrix");
+        let start = rows.start * self.row_stride + columns.start * self.column_stride;
+        let values = self.values.get(start..).unwrap_or_default();
+        Self { values, rows: rows.len(), columns: columns.len(), ..self }
+    }
+
     pub(super) fn transposed(self) -> Self {
         Self {
             values: self.values,
@@ -53,23 +97,23 @@ impl<'a> Matrix<'a> {
     }
 }
 
-/// What becomes of the values that the output had.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Before {
-    /// They are not read.
-    Overwritten,
-    /// The product is added to them.
-    Kept,
-}
-
 /// `a b` in a new vector, row by row.
 pub(super) fn product(a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
-    let count = a.rows * b.columns;
-    let mut output = Vec::with_capacity(count);
-    shared(a, b, Output(output.as_mut_ptr()), Before::Overwritten);
-    // SAFETY: all `count` values were written, as every piece of a product is.
-    unsafe { output.set_len(count) };
-    output
+    // SAFETY: every piece of the product is written.
+    unsafe { written(a.rows * b.columns, |output| shared(a, b, output, Before::Overwritten)) }
+}
+
+/// A new vector of `count` values.
+///
+/// # Safety
+///
+/// `write` writes all of them.
+pub(super) unsafe fn written(count: usize, write: impl FnOnce(Output)) -> Vec<f32> {
+    let mut values = Vec::with_capacity(count);
+    write(Output { start: values.as_mut_ptr(), count });
+    // SAFETY: there is room for them, and the caller promises that they were written.
+    unsafe { values.set_len(count) };
+    values
 }
 
 /// `output = factor a b` or `output += factor a b`, row by row, on the thread that calls.
@@ -86,7 +130,7 @@ pub(super) fn multiply(
 ) {
     assert_eq!(a.columns, b.rows, "inner dimensions");
     assert_eq!(output.len(), a.rows * b.columns, "size of the output");
-    let piece = Piece { a, b, output: Output(output.as_mut_ptr()), factor, before };
+    let piece = Piece { a, b, output: Output::of(output), factor, before };
     piece.compute(0..a.rows, 0..b.columns, gemm::Parallelism::None);
 }
 
@@ -96,9 +140,14 @@ const SHARED: usize = 1 << 20;
 /// On more threads than this the crate's own sharing, along both dimensions, keeps them busy.
 const FEW_THREADS: usize = 8;
 
-/// The whole product, on all threads; `output` has room for it.
-fn shared(a: Matrix<'_>, b: Matrix<'_>, output: Output, before: Before) {
+/// `output = a b` or `output += a b`, row by row, on all threads.
+///
+/// # Panics
+///
+/// When the sizes do not fit.
+pub(super) fn shared(a: Matrix<'_>, b: Matrix<'_>, output: Output, before: Before) {
     assert_eq!(a.columns, b.rows, "inner dimensions");
+    assert_eq!(output.count, a.rows * b.columns, "size of the output");
     let (rows, columns) = (a.rows, b.columns);
     let whole = Piece { a, b, output, factor: 1.0, before };
     if rows * columns * a.columns < SHARED {
@@ -124,8 +173,28 @@ fn shared(a: Matrix<'_>, b: Matrix<'_>, output: Output, before: Before) {
 }
 
 /// Where a product goes. Threads share it, each writing where no other does.
-#[derive(Clone, Copy)]
-struct Output(*mut f32);
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Output {
+    start: *mut f32,
+    count: usize,
+}
+
+impl Output {
+    /// These values.
+    pub(super) fn of(values: &mut [f32]) -> Self {
+        Self { start: values.as_mut_ptr(), count: values.len() }
+    }
+
+    pub(super) fn count(self) -> usize {
+        self.count
+    }
+
+    /// The value at a place, or behind the last.
+    pub(super) fn at(self, place: usize) -> *mut f32 {
+        assert!(place <= self.count, "place in an output");
+        self.start.wrapping_add(place)
+    }
+}
 
 // SAFETY: `shared` hands out disjoint parts of the output, and waits for all of them.
 unsafe impl Send for Output {}
@@ -158,7 +227,7 @@ impl Piece<'_> {
                 rows.len(),
                 columns.len(),
                 a.columns,
-                output.0.add(rows.start * b.columns + columns.start),
+                output.at(rows.start * b.columns + columns.start),
                 1,
                 stride(b.columns),
                 keep,
@@ -198,7 +267,7 @@ mod tests {
     }
 
     fn entry(matrix: Matrix<'_>, row: usize, column: usize) -> f64 {
-        f64::from(matrix.values[row * matrix.row_stride + column * matrix.column_stride])
+        f64::from(matrix.entry(row, column))
     }
 
     fn check([rows, inner, columns]: [usize; 3], transposed: [bool; 2]) {

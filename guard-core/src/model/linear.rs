@@ -3,6 +3,7 @@
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
 
+use super::Precision;
 use super::adapter::Adapter;
 use crate::kernel;
 
@@ -48,5 +49,5 @@ pub(super) fn project(input: Tensor<2>, weight: Tensor<2>) -> Tensor<2> {
         return output;
     }
     let weight = weight.transpose();
-    kernel::product(&input, &weight).unwrap_or_else(|| input.matmul(weight))
+    kernel::product(Precision::F32, &input, &weight).unwrap_or_else(|| input.matmul(weight))
 }

@@ -151,7 +151,7 @@ pub(super) fn forward(
 ) -> Attended {
     let three = [&heads.query, &heads.key, &heads.value];
     if let Some((output, log_sums)) =
-        for_kernel(layer, batch, precision).and_then(|a| kernel::attention(&a, three))
+        kernel::attention(&for_kernel(layer, batch), three)
     {
         return Attended { output, log_sums: LogSums::Kernel(log_sums) };
     }
@@ -186,15 +186,10 @@ fn by_slices(
     Attended { output: Tensor::cat(outputs, 0), log_sums: LogSums::Slices(log_sums) }
 }
 
-/// How a kernel is told of the batch; it computes in 32-bit floats only.
-fn for_kernel(layer: &Attention, batch: &PackedBatch, precision: Precision) -> Option<Attending> {
+/// How a kernel is told of the batch.
+fn for_kernel(layer: &Attention, batch: &PackedBatch) -> Attending {
     let &Attention { heads, kv_heads, head_dim, .. } = layer;
-    (precision == Precision::F32).then(|| Attending {
-        rows: batch.rows().collect(),
-        heads,
-        kv_heads,
-        head_dim,
-    })
+    Attending { rows: batch.rows().collect(), heads, kv_heads, head_dim }
 }
 
 /// The way back: the derivatives by queries, keys and values.
@@ -214,11 +209,10 @@ pub(super) fn backward(
 ) -> Heads {
     if let LogSums::Kernel(log_sums) = &attended.log_sums {
         let three = [&heads.query, &heads.key, &heads.value];
-        let derivatives = for_kernel(layer, batch, precision).and_then(|attending| {
-            let output = &attended.output;
+        let (attending, output) = (for_kernel(layer, batch), &attended.output);
+        if let Some([query, key, value]) =
             kernel::attention_backward(&attending, three, output, log_sums, derivative)
-        });
-        if let Some([query, key, value]) = derivatives {
+        {
             return Heads { query, key, value };
         }
     }

@@ -5,12 +5,15 @@ use std::collections::BTreeMap;
 use burn::module::ParamId;
 use burn::tensor::Tensor;
 
-use crate::kernel;
+use super::product::Precision;
+use crate::kernel::{self, Before};
 
 /// A sum of gradients, by parameter, in 32-bit floats. Gradients of several batches add up.
 #[derive(Clone, Debug, Default)]
 pub struct Gradients {
     by_parameter: BTreeMap<ParamId, Tensor<1>>,
+    /// Memory of earlier gradients, to be written anew.
+    spare: BTreeMap<ParamId, Tensor<1>>,
 }
 
 impl Gradients {
@@ -28,6 +31,31 @@ impl Gradients {
             None => gradient,
         };
         self.by_parameter.insert(parameter, sum);
+    }
+
+    /// Adds `a b`, of the parameter's shape, to what is there: in place where there is a kernel.
+    pub(super) fn add_product(
+        &mut self,
+        parameter: ParamId,
+        precision: Precision,
+        [a, b]: [Tensor<2>; 2],
+    ) {
+        let sum = self.by_parameter.remove(&parameter).map(|sum| (sum, Before::Kept));
+        let spare = || self.spare.remove(&parameter).map(|spare| (spare, Before::Overwritten));
+        if let Some((memory, before)) = sum.or_else(spare) {
+            match kernel::product_into(precision, [&a, &b], memory, before) {
+                Ok(sum) => return self.set(parameter, sum),
+                Err(sum) if before == Before::Kept => self.set(parameter, sum),
+                Err(_) => {}
+            }
+        }
+        self.add(parameter, precision.product(a, b));
+    }
+
+    /// Forgets all gradients. On CPUs their memory is kept for the next ones.
+    pub fn clear(&mut self) {
+        let old = std::mem::take(&mut self.by_parameter);
+        self.spare.extend(old.into_iter().filter(|(_, gradient)| kernel::serves(gradient)));
     }
 
     /// The gradient of a parameter, row by row; `None` when nothing flowed back to it.

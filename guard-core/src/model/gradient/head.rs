@@ -116,7 +116,7 @@ impl Llama {
             );
             if base {
                 let hidden = pass.hidden.clone().narrow(0, first, rows);
-                gradients.add(id, pass.precision.product(d_logits.clone().transpose(), hidden));
+                gradients.add_product(id, pass.precision, [d_logits.clone().transpose(), hidden]);
             }
             parts.push(pass.precision.product(d_logits, weight.clone()));
         }

@@ -11,29 +11,35 @@ use crate::model::linear::Linear;
 /// residual stream are 32-bit floats in any case.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Precision {
-    /// 32-bit floats: the most exact, and the fastest on CPUs.
+    /// 32-bit floats: the most exact.
     #[default]
     F32,
-    /// Both factors are rounded to 16-bit brain floats, as `torch.autocast` does: several times
-    /// faster on GPUs that multiply them.
+    /// Both factors are rounded to 16-bit brain floats (bf16), as `torch.autocast` does: several
+    /// times faster on GPUs that multiply them, and on CPUs with tile registers (AMX). On CPUs the
+    /// products are not rounded, and attention is computed in 32-bit floats.
     Bf16,
+    /// Both factors are written as sums of two brain floats, and the products of three pairs are
+    /// added up, which leaves 16 bits of each factor: what torch calls `high`. On CPUs with tile
+    /// registers it lies between the other two in speed and near 32-bit floats in precision;
+    /// elsewhere it is [`Precision::F32`].
+    Bf16x3,
 }
 
 impl Precision {
     /// `a b`, matrix by matrix.
     pub(super) fn batched(self, a: Tensor<3>, b: Tensor<3>) -> Tensor<3> {
         match self {
-            Self::F32 => a.matmul(b),
+            Self::F32 | Self::Bf16x3 => a.matmul(b),
             Self::Bf16 => a.cast(DType::BF16).matmul(b.cast(DType::BF16)).cast(DType::F32),
         }
     }
 
     /// `a b`.
     pub(super) fn product(self, a: Tensor<2>, b: Tensor<2>) -> Tensor<2> {
-        match self {
-            Self::F32 => kernel::product(&a, &b).unwrap_or_else(|| a.matmul(b)),
-            Self::Bf16 => a.cast(DType::BF16).matmul(b.cast(DType::BF16)).cast(DType::F32),
+        if let Some(product) = kernel::product(self, &a, &b) {
+            return product;
         }
+        self.batched(a.unsqueeze(), b.unsqueeze()).squeeze_dim(0)
     }
 }
 
@@ -88,18 +94,20 @@ impl Linear {
         back: &mut Back<'_>,
     ) -> Tensor<2> {
         let precision = back.precision;
-        back.add_base(&self.weight, || {
-            precision.product(derivative.clone().transpose(), input.clone())
-        });
+        if back.base {
+            let factors = [derivative.clone().transpose(), input.clone()];
+            back.gradients.add_product(self.weight.id, precision, factors);
+        }
         let through = precision.product(derivative.clone(), self.weight.val());
         let Some(adapter) = &self.adapter else { return through };
         // y = s (x A^T) B^T
         let scaled = derivative * adapter.scale;
         let narrow = precision.product(input.clone(), adapter.a.val().transpose());
-        back.gradients.add(adapter.b.id, precision.product(scaled.clone().transpose(), narrow));
+        let factors = [scaled.clone().transpose(), narrow];
+        back.gradients.add_product(adapter.b.id, precision, factors);
         let narrow = precision.product(scaled, adapter.b.val());
-        let d_a = precision.product(narrow.clone().transpose(), input.clone());
-        back.gradients.add(adapter.a.id, d_a);
+        let factors = [narrow.clone().transpose(), input.clone()];
+        back.gradients.add_product(adapter.a.id, precision, factors);
         through + precision.product(narrow, adapter.a.val())
     }
 }
