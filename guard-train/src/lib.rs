@@ -26,7 +26,9 @@ mod step_log;
 pub mod testing;
 mod trainer;
 
-pub use checkpoint::{Best, CheckpointError, CheckpointFault, CheckpointOptions, Progress, Resume};
+pub use checkpoint::{
+    Best, CheckpointError, CheckpointFault, CheckpointOptions, Progress, Resume, with_checkpoint,
+};
 #[cfg(feature = "dashboard")]
 pub use dashboard::Dashboard;
 pub use encode::{ChatTemplate, Cut, EncodeError, Encoder, EncodingReport, PairWeight};

@@ -7,12 +7,14 @@
 
 mod error;
 mod folder;
+mod load;
 mod manifest;
 mod storage;
 #[cfg(test)]
 mod tests;
 
 pub use error::{CheckpointError, CheckpointFault};
+pub use load::with_checkpoint;
 pub use manifest::{Best, Progress};
 
 pub(crate) use folder::{CheckpointFolder, Found, Parts};
