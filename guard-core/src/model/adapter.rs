@@ -8,6 +8,7 @@ use burn::module::{Module, Param};
 use burn::tensor::{Device, Tensor, TensorData};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
 use super::block::Block;
 use super::linear::Linear;
@@ -25,22 +26,29 @@ pub(super) struct Adapter {
     pub(super) scale: f64,
 }
 
-/// The linear layers of a block.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// The linear layers of a block. In files they go by their names on the hub.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Projection {
     /// Queries of the attention.
+    #[serde(rename = "q_proj")]
     Query,
     /// Keys.
+    #[serde(rename = "k_proj")]
     Key,
     /// Values.
+    #[serde(rename = "v_proj")]
     Value,
     /// Output of the attention.
+    #[serde(rename = "o_proj")]
     Output,
     /// Gate of the feed-forward layer.
+    #[serde(rename = "gate_proj")]
     Gate,
     /// What the gate multiplies.
+    #[serde(rename = "up_proj")]
     Up,
     /// Output of the feed-forward layer.
+    #[serde(rename = "down_proj")]
     Down,
 }
 
@@ -92,7 +100,8 @@ impl FromStr for Projection {
 }
 
 /// The shape of a model's adapters.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 #[non_exhaustive]
 pub struct LoraOptions {
     /// The rank, at least 1. Default 8.
@@ -169,6 +178,13 @@ impl LoraOptions {
     }
 }
 
+/// What is known of a layer's adapter beside its values.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) struct AdapterShape {
+    pub(crate) rank: usize,
+    pub(crate) scale: f64,
+}
+
 /// Where the two matrices of an adapter come from.
 pub(crate) trait AdapterParts {
     type Error;
@@ -228,7 +244,7 @@ impl Llama {
             for (projection, linear) in block.linears_mut() {
                 linear.adapter = None;
                 if options.targets.contains(&projection) {
-                    let name = format!("model.layers.{layer}.{}", projection.path());
+                    let name = layer_name(layer, projection);
                     let [a, b] = parts.parts(&name, linear.weight.val().dims())?;
                     let [a, b] = [a, b].map(Param::from_tensor);
                     linear.adapter = Some(Adapter { a, b, scale: options.scale() });
@@ -238,12 +254,33 @@ impl Llama {
         Ok(self)
     }
 
+    /// Each layer that could have an adapter, by its name on the hub, with the one that it has.
+    pub(crate) fn adapter_shapes(&self) -> Vec<(String, Projection, Option<AdapterShape>)> {
+        let shape = |adapter: &Adapter| {
+            let [rank, _] = adapter.a.val().dims();
+            AdapterShape { rank, scale: adapter.scale }
+        };
+        let of_block = |(layer, block): (usize, &Block)| {
+            block.linears().map(|(projection, linear)| {
+                (layer_name(layer, projection), projection, linear.adapter.as_ref().map(shape))
+            })
+        };
+        self.blocks.iter().enumerate().flat_map(of_block).collect()
+    }
+
     /// Whether any layer has an adapter. Such a model is trained in its adapters alone.
     #[must_use]
     pub fn has_adapters(&self) -> bool {
         let with =
             |block: &Block| block.linears().iter().any(|(_, linear)| linear.adapter.is_some());
         self.blocks.iter().any(with)
+    }
+
+    /// The scale of each adapter by the name of its layer: no parameter holds it.
+    #[must_use]
+    pub fn adapter_scales(&self) -> Vec<(String, f64)> {
+        let shapes = self.adapter_shapes().into_iter();
+        shapes.filter_map(|(layer, _, shape)| Some((layer, shape?.scale))).collect()
     }
 
     /// The model as it was before its adapters. The weights are shared, not copied.
@@ -271,5 +308,31 @@ impl Llama {
             block.linears_mut().into_iter().for_each(|(_, linear)| change(linear));
         }
         self
+    }
+}
+
+fn layer_name(layer: usize, projection: Projection) -> String {
+    format!("model.layers.{layer}.{}", projection.path())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_name_layers_as_the_hub_does_and_have_no_unknown_key() {
+        for projection in Projection::ALL {
+            let written = serde_json::to_string(&projection).unwrap();
+            assert_eq!(written, format!("\"{}\"", projection.name()));
+        }
+        let read = |json: &str| serde_json::from_str::<LoraOptions>(json);
+        let options = read(r#"{"rank": 4, "targets": ["q_proj", "down_proj"]}"#).unwrap();
+        let targets = [Projection::Query, Projection::Down];
+        assert_eq!(options, LoraOptions::default().with_rank(4).with_targets(targets));
+        assert_eq!(read(&serde_json::to_string(&options).unwrap()).unwrap(), options);
+        for (json, name) in [(r#"{"r": 4}"#, "`r`"), (r#"{"targets": ["c_attn"]}"#, "c_attn")] {
+            let error = read(json).unwrap_err().to_string();
+            assert!(error.contains(name), "{error}");
+        }
     }
 }

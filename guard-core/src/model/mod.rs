@@ -25,6 +25,6 @@ pub use named::Parameter;
 pub use parameters::RandomInit;
 pub use step::{ModelError, TokenBatch};
 
-pub(crate) use adapter::AdapterParts;
+pub(crate) use adapter::{AdapterParts, AdapterShape};
 pub(crate) use parameters::Parameters;
 pub(crate) use rope::scaled;

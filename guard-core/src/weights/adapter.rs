@@ -1,17 +1,18 @@
 //! Adapters as PEFT keeps them: `adapter_config.json` and `adapter_model.safetensors`.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 
 use burn::tensor::{Device, Tensor};
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::error::{AdapterFault, LoadReport, WeightsError};
 use super::export::write_atomically;
 use super::file::read_small_file;
 use super::tensor_file::{TensorFile, write_tensors};
-use crate::model::{AdapterParts, Llama, LoraOptions, Projection};
+use crate::model::{AdapterParts, AdapterShape, Llama, LoraOptions, Projection};
 
 /// What PEFT puts before the names of the model's own modules.
 const PREFIX: &str = "base_model.model.";
@@ -19,7 +20,7 @@ const PREFIX: &str = "base_model.model.";
 const CONFIG: &str = "adapter_config.json";
 const WEIGHTS: &str = "adapter_model.safetensors";
 
-/// The fields of `adapter_config.json` that say how the adapter computes.
+/// `adapter_config.json`: the fields that say how the adapter computes, and all others.
 #[derive(Debug, Serialize, Deserialize)]
 struct PeftConfig {
     peft_type: String,
@@ -29,30 +30,16 @@ struct PeftConfig {
     base_model_name_or_path: Option<String>,
     r: usize,
     lora_alpha: f64,
+    /// Of training only.
     #[serde(default)]
     lora_dropout: f64,
     target_modules: TargetModules,
     #[serde(default)]
     use_rslora: bool,
     #[serde(default)]
-    use_dora: bool,
-    #[serde(default)]
-    fan_in_fan_out: bool,
-    #[serde(default = "none")]
-    bias: String,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    modules_to_save: Option<Vec<String>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    layers_to_transform: Option<serde_json::Value>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    rank_pattern: Option<serde_json::Map<String, serde_json::Value>>,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    alpha_pattern: Option<serde_json::Map<String, serde_json::Value>>,
     inference_mode: bool,
-}
-
-fn none() -> String {
-    "none".to_owned()
+    #[serde(flatten)]
+    others: BTreeMap<String, Value>,
 }
 
 /// PEFT takes a list of names, or one pattern.
@@ -65,6 +52,12 @@ enum TargetModules {
 
 impl PeftConfig {
     fn of(options: &LoraOptions, base: Option<&str>) -> Self {
+        // What PEFT takes for granted; other readers of the file may not.
+        let plain = [
+            ("bias", Value::from("none")),
+            ("fan_in_fan_out", Value::from(false)),
+            ("use_dora", Value::from(false)),
+        ];
         Self {
             peft_type: "LORA".to_owned(),
             task_type: Some("CAUSAL_LM".to_owned()),
@@ -76,37 +69,28 @@ impl PeftConfig {
                 options.targets.iter().map(|target| target.name().to_owned()).collect(),
             ),
             use_rslora: options.rank_stabilised,
-            use_dora: false,
-            fan_in_fan_out: false,
-            bias: none(),
-            modules_to_save: None,
-            layers_to_transform: None,
-            rank_pattern: None,
-            alpha_pattern: None,
             inference_mode: true,
+            others: plain.map(|(field, value)| (field.to_owned(), value)).into(),
         }
     }
 
     /// The options, if the adapter computes as ours do.
     fn options(&self) -> Result<LoraOptions, AdapterFault> {
-        let patterns = [&self.rank_pattern, &self.alpha_pattern];
-        let other = [
-            (self.peft_type != "LORA", "a peft_type other than LORA"),
-            (self.use_dora, "use_dora"),
-            (self.fan_in_fan_out, "fan_in_fan_out"),
-            (self.bias != "none", "trained biases"),
-            (self.modules_to_save.as_ref().is_some_and(|m| !m.is_empty()), "modules_to_save"),
-            (self.layers_to_transform.is_some(), "layers_to_transform"),
-            (
-                patterns.iter().any(|p| p.as_ref().is_some_and(|p| !p.is_empty())),
-                "patterns of rank or alpha",
-            ),
-        ];
-        if let Some((_, feature)) = other.into_iter().find(|(used, _)| *used) {
-            return Err(AdapterFault::Unsupported { feature });
+        if self.peft_type != "LORA" {
+            let found = self.peft_type.as_str().into();
+            return Err(unsupported("peft_type", "\"LORA\"", &found));
         }
-        let TargetModules::Names(names) = &self.target_modules else {
-            return Err(AdapterFault::Unsupported { feature: "a pattern of target_modules" });
+        for (field, value) in &self.others {
+            if let Some(expected) = expected_instead(field, value) {
+                return Err(unsupported(field, expected, value));
+            }
+        }
+        let names = match &self.target_modules {
+            TargetModules::Names(names) => names,
+            TargetModules::Pattern(pattern) => {
+                let found = pattern.as_str().into();
+                return Err(unsupported("target_modules", "a list of names", &found));
+            }
         };
         let targets = names.iter().map(|name| name.parse::<Projection>());
         let mut options = LoraOptions::default()
@@ -117,6 +101,66 @@ impl PeftConfig {
         options.validate()?;
         Ok(options)
     }
+}
+
+/// Fields that say where an adapter comes from or how it began, whatever their value.
+const NOTES: [&str; 8] = [
+    "auto_mapping",
+    "eva_config",
+    "layers_pattern",
+    "megatron_core",
+    "peft_version",
+    "qalora_group_size",
+    "revision",
+    "runtime_config",
+];
+
+/// What a field should be, if with this value the adapter may compute otherwise. PEFT goes on
+/// adding variants, each with a field that is null, false or empty where it is not used, so any
+/// other value of a field that is not known is taken for one.
+fn expected_instead(field: &str, value: &Value) -> Option<&'static str> {
+    let unset = match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(items) => items.is_empty(),
+        Value::Object(fields) => fields.is_empty(),
+        _ => false,
+    };
+    match field {
+        _ if unset || NOTES.contains(&field) => None,
+        "bias" => (value != "none").then_some("\"none\""),
+        // Others change the weights beneath the adapter as well.
+        "init_lora_weights" => {
+            let harmless =
+                [Value::from(true), "gaussian".into(), "eva".into(), "orthogonal".into()];
+            (!harmless.contains(value)).then_some("true, \"gaussian\", \"eva\" or \"orthogonal\"")
+        }
+        _ => Some("null, false or nothing in it"),
+    }
+}
+
+fn unsupported(field: &str, expected: &'static str, found: &Value) -> AdapterFault {
+    const SHOWN: usize = 60;
+    let found = found.to_string().chars().take(SHOWN).collect();
+    AdapterFault::Unsupported { field: field.to_owned(), expected, found }
+}
+
+/// Whether the adapters of a model are those that the options describe.
+fn check(model: &Llama, options: &LoraOptions) -> Result<(), AdapterFault> {
+    let wanted = AdapterShape { rank: options.rank, scale: options.scale() };
+    let told = |shape: Option<AdapterShape>| match shape {
+        Some(AdapterShape { rank, scale }) => {
+            format!("an adapter of rank {rank} and scale {scale}")
+        }
+        None => "no adapter".to_owned(),
+    };
+    for (layer, projection, found) in model.adapter_shapes() {
+        let expected = options.targets.contains(&projection).then_some(wanted);
+        if found != expected {
+            let (expected, found) = (told(expected), told(found));
+            return Err(AdapterFault::Differs { layer, expected, found });
+        }
+    }
+    Ok(())
 }
 
 struct StoredAdapters<'a> {
@@ -145,12 +189,13 @@ impl AdapterParts for StoredAdapters<'_> {
 
 impl Llama {
     /// Writes the adapters as PEFT reads them. `options` are those that they were made with, and
-    /// `base` names the model that they belong to. The configuration comes last.
+    /// `base` names the model that they belong to: its path, or its id on the hub. The
+    /// configuration comes last.
     ///
     /// # Errors
     ///
     /// [`WeightsError`] names the file that could not be written, or says that there is no
-    /// adapter.
+    /// adapter, or which differs from the options.
     pub fn save_adapters(
         &self,
         folder: impl AsRef<Path>,
@@ -163,6 +208,7 @@ impl Llama {
         if !self.has_adapters() {
             return Err(fault(AdapterFault::None));
         }
+        check(self, options).map_err(fault)?;
         let mut tensors = self.trained_tensors();
         for tensor in &mut tensors {
             tensor.name.insert_str(0, PREFIX);

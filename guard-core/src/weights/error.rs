@@ -133,10 +133,24 @@ pub enum AdapterFault {
     #[error("bad adapter configuration: {0}")]
     Json(#[from] serde_json::Error),
     /// It computes in a way that is not supported.
-    #[error("the adapter uses {feature}, which is not supported")]
+    #[error("the adapter sets `{field}` to {found}, which is not supported: expected {expected}")]
     Unsupported {
-        /// What it uses.
-        feature: &'static str,
+        /// The field of the configuration.
+        field: String,
+        /// What is supported.
+        expected: &'static str,
+        /// Its value, as JSON; the beginning of a long one.
+        found: String,
+    },
+    /// The model has other adapters than the options say.
+    #[error("{layer} has {found}, and {expected} by the options")]
+    Differs {
+        /// The first layer that differs, by its name on the hub.
+        layer: String,
+        /// What the options say: `no adapter`, or one of a rank and a scale.
+        expected: String,
+        /// What the layer has.
+        found: String,
     },
     /// It belongs to a layer that the model does not have.
     #[error(transparent)]

@@ -20,11 +20,14 @@ pub struct SaveOptions {
     /// The largest file of weights, in bytes; a larger model is written as several files and an
     /// index. Default 5 GB, as on the hub.
     pub max_shard_bytes: usize,
+    /// A token that ends a text, beside those of the model's configuration: what the model was
+    /// trained to write. Default none.
+    pub end_token: Option<u32>,
 }
 
 impl Default for SaveOptions {
     fn default() -> Self {
-        Self { max_shard_bytes: 5_000_000_000 }
+        Self { max_shard_bytes: 5_000_000_000, end_token: None }
     }
 }
 
@@ -33,6 +36,14 @@ impl SaveOptions {
     #[must_use]
     pub fn with_max_shard_bytes(mut self, bytes: usize) -> Self {
         self.max_shard_bytes = bytes;
+        self
+    }
+
+    /// The same options with a token that ends a text, written into `config.json` beside those
+    /// that the model has.
+    #[must_use]
+    pub fn with_end_token(mut self, id: u32) -> Self {
+        self.end_token = Some(id);
         self
     }
 }
@@ -58,8 +69,9 @@ impl Llama {
         let config_path = folder.join("config.json");
         let tensors = self.named_tensors();
         let dtype = tensors.first().map_or(DType::F32, |tensor| tensor.values.dtype());
-        let config = self
-            .config()
+        let mut config = self.config().clone();
+        config.eos.extend(options.end_token.filter(|id| !self.config().eos.contains(id)));
+        let config = config
             .to_json(dtype_name(dtype))
             .map_err(|source| WeightsError::Config { path: config_path.clone(), source })?;
         fs::create_dir_all(folder).map_err(|source| WeightsError::io("write", folder, source))?;
