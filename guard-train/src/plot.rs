@@ -50,8 +50,8 @@ const PANELS: [(&str, &[&str]); 7] = [
 ];
 
 /// Numbers of the log that are no curves.
-const NOT_DRAWN: [&str; 6] =
-    ["step", "total_steps", "examples", "target_tokens", "tokens", "seconds"];
+const NOT_DRAWN: [&str; 7] =
+    ["step", "total_steps", "examples", "target_tokens", "tokens", "seconds", "validation_seconds"];
 
 const COLUMNS: usize = 2;
 const PANEL: (u32, u32) = (460, 260);

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use crate::checkpoint::CheckpointFault;
+use crate::llama_trainer::TrainError;
 use crate::objective::{Contribution, Number, Window, add_numbers};
 
 /// Someone who watches a training run and may end it: a log, a progress bar, early stopping.
@@ -62,6 +63,12 @@ pub enum TrainEvent<'a> {
         /// The checkpoint.
         path: &'a Path,
     },
+    /// A step failed, and so did the checkpoint of what was learnt before it. The run ends with
+    /// the error of the step.
+    CheckpointFailed {
+        /// Why there is none.
+        error: &'a TrainError,
+    },
 }
 
 /// Shows what happened in one line.
@@ -75,6 +82,9 @@ impl fmt::Display for TrainEvent<'_> {
                 write!(f, "passed over {}: {fault}", path.display())
             }
             Self::CheckpointSaved { path } => write!(f, "wrote {}", path.display()),
+            Self::CheckpointFailed { error } => {
+                write!(f, "could not keep what was learnt before the step that failed: {error}")
+            }
         }
     }
 }
@@ -86,7 +96,8 @@ impl fmt::Display for TrainEvent<'_> {
 pub enum Skipped {
     /// The loss or the gradients were not finite. The model is as it was.
     NotFinite {
-        /// The examples of the window, from 0.
+        /// The examples of the window, from 0: the rows of their source where these are known,
+        /// else their places in the data.
         examples: Vec<usize>,
     },
     /// No example of the window has a target token.
@@ -123,8 +134,10 @@ pub struct StepReport {
     pub learning_rate: Option<f64>,
     /// The norm of the gradients of all weights before clipping, if it was measured.
     pub gradient_norm: Option<f64>,
-    /// Wall time of the step, loading its data included; zero until it is set.
+    /// Wall time of the step, loading its data included and validation not; zero until it is set.
     pub elapsed: Duration,
+    /// Wall time of the validation after the step, if there was one.
+    pub validation_elapsed: Option<Duration>,
 }
 
 impl StepReport {
@@ -143,6 +156,7 @@ impl StepReport {
             learning_rate: None,
             gradient_norm: None,
             elapsed: Duration::ZERO,
+            validation_elapsed: None,
         }
     }
 

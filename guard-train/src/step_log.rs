@@ -4,23 +4,37 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use guard_data::{LineLog, LineLogError};
-use serde_json::{Map, Value, json};
+use serde::{Serialize, Serializer};
+use serde_json::{Value, json};
 
-use crate::report::{StepReport, TrainObserver};
+use crate::objective::Number;
+use crate::report::{StepReport, TrainEvent, TrainObserver};
 
 /// Writes a JSON line for every step: the numbers of its [`StepReport`] by name, those of the
-/// objective among them.
+/// objective among them. A number of the objective that has the name of a number of the report,
+/// such as `loss`, is written as `objective/loss`.
 ///
 /// A run that goes on from a checkpoint, or begins anew where none was written yet, cuts off the
-/// steps that it makes again, so the file has each step once. A line that cannot be written ends the run in good order;
-/// [`StepLog::finish`] says why.
+/// steps that it makes again, so the file has each step once. A line that cannot be written ends
+/// the run in good order; [`StepLog::finish`] says why. With each checkpoint the lines are brought
+/// to the disk: an observer that has a log inside hands it the events as well as the steps.
 #[derive(Debug)]
 pub struct StepLog {
     log: LineLog,
-    /// Whether a step was written since the file was opened.
-    begun: bool,
+    /// The steps that were there when the file was opened; none once a step was written.
+    before: Vec<Logged>,
     failure: Option<LineLogError>,
 }
+
+/// A step of a log, and where its line ends.
+#[derive(Clone, Copy, Debug)]
+struct Logged {
+    step: u64,
+    end: u64,
+}
+
+/// How every line begins. What begins otherwise was not written here.
+const BEGINNING: &[u8] = br#"{"step":"#;
 
 /// Why steps could not be logged.
 #[derive(Debug, thiserror::Error)]
@@ -35,6 +49,17 @@ pub enum StepLogError {
         /// The file.
         path: PathBuf,
     },
+    /// A line is none of a log of steps: the file is another one, or was damaged. Nothing was
+    /// changed.
+    #[error("{}, line {line}: {reason}; mend the line or choose another file", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
 impl StepLog {
@@ -47,20 +72,23 @@ impl StepLog {
         let path = path.into();
         let log = LineLog::open(&path)?;
         match log.is_empty() {
-            true => Ok(Self { log, begun: false, failure: None }),
+            true => Ok(Self { log, before: Vec::new(), failure: None }),
             false => Err(StepLogError::Occupied { path }),
         }
     }
 
-    /// Opens the log of a run that goes on, or begins if there is no checkpoint yet.
+    /// Opens the log of a run that goes on, or begins if there is no checkpoint yet. Only a last
+    /// line that a kill tore is cut off.
     ///
     /// # Errors
     ///
-    /// [`StepLogError::Log`] when the file cannot be used.
+    /// [`StepLogError::Log`] when the file cannot be used, and [`StepLogError::Line`] when there is
+    /// something else than steps in it.
     pub fn resume(path: impl Into<PathBuf>) -> Result<Self, StepLogError> {
         let mut log = LineLog::open(path)?;
+        let before = read(&log)?;
         log.cut_torn_line()?;
-        Ok(Self { log, begun: false, failure: None })
+        Ok(Self { log, before, failure: None })
     }
 
     /// The file.
@@ -79,43 +107,83 @@ impl StepLog {
     }
 
     fn write(&mut self, report: &StepReport) -> Result<(), LineLogError> {
-        if !self.begun {
-            self.cut_behind(report.step.saturating_sub(1))?;
-            self.begun = true;
+        let again = self.before.partition_point(|logged| logged.step < report.step);
+        if again < self.before.len() {
+            let end = self.before[..again].last().map_or(0, |logged| logged.end);
+            self.log.cut_to(end)?;
         }
-        self.log.append(Value::Object(line(report)).to_string().as_bytes())
+        self.before.clear();
+        self.log.append(&Line(fields(report)).bytes())
     }
+}
 
-    /// Keeps the lines up to this step.
-    fn cut_behind(&mut self, step: u64) -> Result<(), LineLogError> {
-        let mut bytes = 0;
-        for line in self.log.lines()? {
-            let line = line?;
-            let number = serde_json::from_slice::<Value>(&line).ok();
-            if number.and_then(|line| line["step"].as_u64()).is_none_or(|number| number > step) {
-                break;
-            }
-            bytes += line.len() as u64 + 1;
+/// The steps of a log, if there is nothing else in it.
+fn read(log: &LineLog) -> Result<Vec<Logged>, StepLogError> {
+    let bad = |line, reason: String| {
+        Err(StepLogError::Line { path: log.path().to_owned(), line, reason })
+    };
+    let mut steps: Vec<Logged> = Vec::new();
+    let mut end = 0;
+    for (number, line) in (1..).zip(log.lines()?) {
+        let line = line?;
+        end += line.len() as u64 + 1;
+        let value: Value = match serde_json::from_slice(&line) {
+            Ok(value) => value,
+            Err(error) => return bad(number, error.to_string()),
+        };
+        let last = steps.last().map_or(0, |logged| logged.step);
+        match value["step"].as_u64() {
+            Some(step) if step > last => steps.push(Logged { step, end }),
+            Some(step) => return bad(number, format!("step {step} comes after step {last}")),
+            None => return bad(number, "it has no step".to_owned()),
         }
-        self.log.cut_to(bytes)
+    }
+    let torn = log.torn_line()?;
+    let common = torn.len().min(BEGINNING.len());
+    match torn[..common] == BEGINNING[..common] {
+        true => Ok(steps),
+        false => bad(steps.len() as u64 + 1, "it is no step that was cut short".to_owned()),
     }
 }
 
 impl TrainObserver for StepLog {
     fn on_step(&mut self, report: &StepReport) -> ControlFlow<()> {
-        match self.write(report) {
-            Ok(()) => ControlFlow::Continue(()),
-            Err(error) => {
-                self.failure.get_or_insert(error);
-                ControlFlow::Break(())
-            }
+        if self.failure.is_none() {
+            self.failure = self.write(report).err();
+        }
+        match self.failure {
+            None => ControlFlow::Continue(()),
+            Some(_) => ControlFlow::Break(()),
+        }
+    }
+
+    fn on_event(&mut self, event: &TrainEvent<'_>) {
+        if self.failure.is_none() && matches!(event, TrainEvent::CheckpointSaved { .. }) {
+            self.failure = self.log.sync().err();
         }
     }
 }
 
-fn line(report: &StepReport) -> Map<String, Value> {
+/// The fields of a line in their order.
+struct Line(Vec<(String, Value)>);
+
+impl Line {
+    fn bytes(&self) -> Vec<u8> {
+        // Numbers under names always become JSON.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+}
+
+impl Serialize for Line {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_map(self.0.iter().map(|(name, value)| (name, value)))
+    }
+}
+
+fn fields(report: &StepReport) -> Vec<(String, Value)> {
     let seconds = report.elapsed.as_secs_f64();
-    let pairs = [
+    let validation_seconds = report.validation_elapsed.map(|elapsed| elapsed.as_secs_f64());
+    let known = [
         ("step", json!(report.step)),
         ("total_steps", json!(report.total_steps)),
         ("loss", json!(report.loss)),
@@ -126,17 +194,25 @@ fn line(report: &StepReport) -> Map<String, Value> {
         ("target_tokens", json!(report.window.target_tokens)),
         ("tokens", json!(report.tokens)),
         ("seconds", json!(seconds)),
+        ("validation_seconds", json!(validation_seconds)),
         ("skipped", json!(report.skipped)),
     ];
-    let known = pairs.into_iter().map(|(name, value)| (name.to_owned(), value));
-    let numbers = report.numbers.iter().map(|n| (n.name.to_owned(), json!(n.value)));
-    known.filter(|(_, value)| !value.is_null()).chain(numbers).collect()
+    let number = |number: &Number| {
+        let name = match known.iter().any(|(name, _)| *name == number.name) {
+            true => format!("objective/{}", number.name),
+            false => number.name.to_owned(),
+        };
+        (name, json!(number.value))
+    };
+    let numbers: Vec<_> = report.numbers.iter().map(number).collect();
+    let known = known.into_iter().filter(|(_, value)| !value.is_null());
+    known.map(|(name, value)| (name.to_owned(), value)).chain(numbers).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Number, Window};
+    use crate::Window;
 
     fn report(step: u64) -> StepReport {
         let mut report = StepReport::new(step, Window { examples: 2, target_tokens: 9 });
@@ -171,5 +247,60 @@ mod tests {
             assert!(log.on_step(&report(step)).is_continue());
         }
         assert_eq!(steps(&path), [1, 2, 3, 4, 5, 6]);
+        // Nothing that was written since the file was opened is cut.
+        assert!(log.on_step(&report(7)).is_continue());
+        log.on_event(&TrainEvent::CheckpointSaved { path: &path });
+        log.finish().unwrap();
+        assert_eq!(steps(&path), [1, 2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn a_run_that_begins_anew_has_its_own_steps_only() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("steps.jsonl");
+        std::fs::write(&path, "{\"step\":1}\n{\"step\":2}\n{\"st").unwrap();
+        let mut log = StepLog::resume(&path).unwrap();
+        assert_eq!(steps(&path), [1, 2]);
+        assert!(log.on_step(&report(1)).is_continue());
+        assert_eq!(steps(&path), [1]);
+    }
+
+    #[test]
+    fn a_file_that_is_no_log_is_named_and_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("steps.jsonl");
+        for (text, line, reason) in [
+            ("{\"step\":1}\n{\"st\n{\"step\":3}\n", 2, "EOF"),
+            ("{\"step\":1}\n\n", 2, "EOF"),
+            ("{\"step\":1}\n{\"loss\":2}\n", 2, "no step"),
+            ("{\"step\":2}\n{\"step\":2}\n", 2, "step 2 comes after step 2"),
+            ("{\"step\":1}\nnotes", 2, "cut short"),
+            ("notes of mine\n", 1, "expected"),
+            ("notes of mine", 1, "cut short"),
+            ("[1, 2]", 1, "cut short"),
+            ("{\"name\": 1}", 1, "cut short"),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let error = StepLog::resume(&path).unwrap_err();
+            let named = matches!(&error, StepLogError::Line { line: found, .. } if *found == line);
+            assert!(named && error.to_string().contains(reason), "{text}: {error}");
+            assert!(error.to_string().contains("steps.jsonl"), "{error}");
+            assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+        }
+    }
+
+    #[test]
+    fn a_number_of_the_objective_does_not_hide_one_of_the_report() {
+        let mut report = report(3);
+        report.numbers.push(Number { name: "loss", value: 7.0 });
+        report.numbers.push(Number { name: "step", value: 8.0 });
+        report.validation_elapsed = Some(std::time::Duration::from_secs(2));
+        let line = Line(fields(&report)).bytes();
+        assert!(line.starts_with(BEGINNING));
+        let line: Value = serde_json::from_slice(&line).unwrap();
+        assert_eq!((&line["step"], &line["loss"]), (&json!(3), &json!(1.0)));
+        assert_eq!(line["objective/loss"], json!(7.0));
+        assert_eq!(line["objective/step"], json!(8.0));
+        assert_eq!(line["validation_seconds"], json!(2.0));
     }
 }

@@ -16,6 +16,9 @@ pub trait Trainer {
     /// Trains on the examples until it is done or the observer breaks off, and shows each step
     /// to the observer.
     ///
+    /// A second call takes the model as the first one left it. Whether it is the same run, or
+    /// another one from its first step, is for each trainer to say.
+    ///
     /// # Errors
     ///
     /// When a step could not be made. Steps before it were made.
@@ -30,13 +33,15 @@ pub trait Trainer {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct Trained {
-    /// The steps of the optimiser that this run made; those before a resume are not in it.
+    /// The steps of the optimiser that this run made; those before a resume are not in it, nor
+    /// are windows that were skipped.
     pub steps: u64,
     /// The examples that it learnt from, each as often as it was seen.
     pub examples: u64,
     /// Their target tokens.
     pub target_tokens: u64,
-    /// The loss of the last window before its step; `None` when there was no step.
+    /// The loss of the last window that a step was made of, before the step; `None` when there was
+    /// no step.
     pub last_loss: Option<f64>,
     /// Why it ended.
     pub end: TrainEnd,
@@ -60,17 +65,19 @@ impl Trained {
         Self::default()
     }
 
-    /// Counts a step, shows it to the observer and remembers what the observer said. On
-    /// [`ControlFlow::Break`] the trainer makes no further step.
+    /// Counts a step that was made, shows the report to the observer and remembers what the
+    /// observer said. On [`ControlFlow::Break`] the trainer makes no further step.
     pub fn record(
         &mut self,
         report: &StepReport,
         observer: &mut dyn TrainObserver,
     ) -> ControlFlow<()> {
-        self.steps += 1;
-        self.examples += report.window.examples as u64;
-        self.target_tokens += report.window.target_tokens as u64;
-        self.last_loss = Some(report.loss);
+        if report.skipped.is_none() {
+            self.steps += 1;
+            self.examples += report.window.examples as u64;
+            self.target_tokens += report.window.target_tokens as u64;
+            self.last_loss = Some(report.loss);
+        }
         let answer = observer.on_step(report);
         if answer.is_break() {
             self.end = TrainEnd::Stopped;
@@ -82,7 +89,7 @@ impl Trained {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Objective, ObjectiveError, Rsft, TargetTokens, Window};
+    use crate::{Objective, ObjectiveError, Rsft, Skipped, TargetTokens, Window};
 
     /// The smallest model that there is: one logit for each of three tokens, whatever came
     /// before. It is trained in windows of four examples by plain gradient descent.
@@ -185,6 +192,24 @@ mod tests {
         });
         assert_eq!(seen, [1, 2, 3]);
         assert_eq!((trained.steps, trained.end), (3, TrainEnd::Stopped));
+    }
+
+    #[test]
+    fn skipped_windows_teach_nothing() {
+        let mut trained = Trained::new();
+        let mut report = StepReport::new(1, Window { examples: 2, target_tokens: 5 });
+        report.loss = 1.5;
+        let mut watch = |_: &StepReport| ControlFlow::Continue(());
+        assert!(trained.record(&report, &mut watch).is_continue());
+        (report.loss, report.skipped) = (f64::NAN, Some(Skipped::NothingToLearn));
+        let mut seen = 0;
+        let answer = trained.record(&report, &mut |_: &StepReport| {
+            seen += 1;
+            ControlFlow::Break(())
+        });
+        assert_eq!((answer, seen, trained.end), (ControlFlow::Break(()), 1, TrainEnd::Stopped));
+        assert_eq!((trained.steps, trained.examples, trained.target_tokens), (1, 2, 5));
+        assert_eq!(trained.last_loss, Some(1.5));
     }
 
     #[test]
