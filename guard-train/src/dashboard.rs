@@ -25,6 +25,10 @@ pub struct Dashboard {
     known: BTreeSet<String>,
 }
 
+/// Of everything else less is better, or neither.
+const HIGHER_IS_BETTER: [&str; 4] =
+    ["rewards/chosen", "rewards/margins", "rewards/accuracies", "target_tokens_per_second"];
+
 impl fmt::Debug for Dashboard {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dashboard").field("known", &self.known).finish_non_exhaustive()
@@ -58,7 +62,7 @@ impl Dashboard {
                 description: None,
                 attributes: MetricAttributes::Numeric(NumericAttributes {
                     unit: None,
-                    higher_is_better: name.starts_with("rewards/"),
+                    higher_is_better: HIGHER_IS_BETTER.contains(&name),
                 }),
             });
         }
@@ -120,8 +124,12 @@ mod tests {
         report.numbers.push(Number { name: "my_number", value: f64::NAN });
         assert!(dashboard.on_step(&report).is_continue());
         report.step = 2;
+        report.validation_loss = Some(0.5);
+        report.numbers.push(Number { name: "rewards/accuracies", value: 0.75 });
         assert!(dashboard.on_step(&report).is_continue());
-        assert!(dashboard.known.contains("my_number") && dashboard.known.contains("loss"));
+        for name in ["my_number", "loss", "validation_loss", "rewards/accuracies"] {
+            assert!(dashboard.known.contains(name), "{name} is not shown");
+        }
         dashboard.stop.stop(None);
         assert!(dashboard.on_step(&report).is_break());
     }

@@ -25,31 +25,36 @@ pub struct MemoryEstimate {
 
 impl MemoryEstimate {
     /// The estimate for a model of this shape, trained in its adapters or in all weights, in
-    /// batches of `options.tokens_per_batch` whose rows have up to `row` tokens.
+    /// batches of `options.tokens_per_batch`.
+    ///
+    /// `longest` is the number of tokens of the largest example, all its answers together
+    /// ([`TrainingExample::tokens`](crate::TrainingExample::tokens)): of a preference pair both
+    /// rows, since they go through the model in one batch, however small batches are to be.
     #[must_use]
     pub fn new(
         config: &LlamaConfig,
         lora: Option<&LoraOptions>,
         options: &TrainOptions,
-        row: usize,
+        longest: usize,
     ) -> Self {
-        let parameters = config.parameter_count() as u64;
+        let parameters = config.parameter_count() as u128;
         let trained = lora.map_or(parameters, |lora| adapter_parameters(config, lora));
-        let sizes = Sizes::new(config, options, row);
+        let sizes = Sizes::new(config, options, longest);
         let adapters = if lora.is_some() { trained } else { 0 };
         Self {
-            weights: 4 * (parameters + adapters),
-            gradients: 4 * trained,
-            optimizer: 8 * trained,
-            activations: sizes.activations(config, options),
-            working: sizes.block(options).max(sizes.head(config, options, lora.is_none())),
+            weights: bytes(4 * (parameters + adapters)),
+            gradients: bytes(4 * trained),
+            optimizer: bytes(8 * trained),
+            activations: bytes(sizes.activations(config, options)),
+            working: bytes(sizes.block(options).max(sizes.head(config, options, lora.is_none()))),
         }
     }
 
     /// All of it.
     #[must_use]
     pub fn total(&self) -> u64 {
-        self.weights + self.gradients + self.optimizer + self.activations + self.working
+        let parts = [self.weights, self.gradients, self.optimizer, self.activations, self.working];
+        parts.into_iter().fold(0, u64::saturating_add)
     }
 }
 
@@ -70,33 +75,38 @@ impl fmt::Display for MemoryEstimate {
     }
 }
 
-/// Numbers of values, for the tokens of a batch.
+/// What no memory holds is as much as a number can say.
+fn bytes(count: u128) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+/// Numbers of values, for the tokens of a batch, in numbers that options of any size fit into.
 struct Sizes {
-    tokens: u64,
-    row: u64,
-    hidden: u64,
-    queries: u64,
-    keys: u64,
-    inner: u64,
-    heads: u64,
+    tokens: u128,
+    longest: u128,
+    hidden: u128,
+    queries: u128,
+    keys: u128,
+    inner: u128,
+    heads: u128,
 }
 
 impl Sizes {
-    fn new(config: &LlamaConfig, options: &TrainOptions, row: usize) -> Self {
+    fn new(config: &LlamaConfig, options: &TrainOptions, longest: usize) -> Self {
         Self {
-            tokens: options.tokens_per_batch.max(row) as u64,
-            row: row as u64,
-            hidden: config.hidden_size as u64,
-            queries: (config.heads * config.head_dim) as u64,
-            keys: (config.kv_heads * config.head_dim) as u64,
-            inner: config.intermediate_size as u64,
-            heads: config.heads as u64,
+            tokens: options.tokens_per_batch.max(longest) as u128,
+            longest: longest as u128,
+            hidden: config.hidden_size as u128,
+            queries: (config.heads * config.head_dim) as u128,
+            keys: (config.kv_heads * config.head_dim) as u128,
+            inner: config.intermediate_size as u128,
+            heads: config.heads as u128,
         }
     }
 
     /// Each block keeps its input, the middle, what attention gave and a logarithm for each
     /// query; without recomputing also five products.
-    fn activations(&self, config: &LlamaConfig, options: &TrainOptions) -> u64 {
+    fn activations(&self, config: &LlamaConfig, options: &TrainOptions) -> u128 {
         let kept = 2 * self.hidden + self.queries + self.heads;
         let products = match options.recompute {
             Recompute::Nothing => self.queries + 2 * self.keys + 2 * self.inner,
@@ -104,35 +114,35 @@ impl Sizes {
         };
         // And at the end the last hidden states, before and after their norm.
         let ends = 2 * self.hidden;
-        4 * self.tokens * (config.layers as u64 * (kept + products) + ends)
+        4 * self.tokens * (config.layers as u128 * (kept + products) + ends)
     }
 
     /// On the way back through the feed-forward layer or through attention, whichever has more.
-    fn block(&self, options: &TrainOptions) -> u64 {
+    fn block(&self, options: &TrainOptions) -> u128 {
         // Derivative, norm and two sums of the hidden size; gate, up, their product and the
         // derivative by it.
         let feed_forward = self.tokens * (4 * self.hidden + 4 * self.inner);
         // Queries, keys, values and their derivatives; a slice of scores, three times.
-        let scores = 3 * self.heads * self.row * self.row.min(256);
+        let scores = 3 * self.heads * self.longest * self.longest.min(256);
         let attention = self.tokens * (4 * self.hidden + 3 * self.queries + 4 * self.keys) + scores;
         let weights = match options.precision {
             Precision::F32 => 0,
             // A rounded copy of one weight, and of its input.
-            Precision::Bf16 => (self.hidden + self.tokens) * self.inner / 2,
+            Precision::Bf16 | Precision::Bf16x3 => (self.hidden + self.tokens) * self.inner / 2,
         };
         let largest_gradient = self.hidden * self.inner;
         4 * (feed_forward.max(attention) + weights + largest_gradient)
     }
 
     /// Logits and their derivative, and a gradient of the head beside the sum of those before.
-    fn head(&self, config: &LlamaConfig, options: &TrainOptions, trained: bool) -> u64 {
-        let logits = options.head_chunk as u64 * config.vocab_size as u64;
-        let gradient = if trained { self.hidden * config.vocab_size as u64 } else { 0 };
+    fn head(&self, config: &LlamaConfig, options: &TrainOptions, trained: bool) -> u128 {
+        let logits = options.head_chunk as u128 * config.vocab_size as u128;
+        let gradient = if trained { self.hidden * config.vocab_size as u128 } else { 0 };
         4 * (2 * logits + gradient + 2 * self.tokens * self.hidden)
     }
 }
 
-fn adapter_parameters(config: &LlamaConfig, lora: &LoraOptions) -> u64 {
+fn adapter_parameters(config: &LlamaConfig, lora: &LoraOptions) -> u128 {
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     let sides = |projection: &Projection| match projection {
@@ -142,5 +152,32 @@ fn adapter_parameters(config: &LlamaConfig, lora: &LoraOptions) -> u64 {
         Projection::Gate | Projection::Up | Projection::Down => hidden + inner,
     };
     let of_block: usize = lora.targets.iter().map(sides).sum();
-    (config.layers * lora.rank * of_block) as u64
+    config.layers as u128 * lora.rank as u128 * of_block as u128
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_any_size_have_an_estimate() {
+        let config = LlamaConfig::tiny(64);
+        let options = TrainOptions {
+            tokens_per_batch: usize::MAX,
+            head_chunk: usize::MAX,
+            ..TrainOptions::default()
+        };
+        let lora = LoraOptions::default().with_rank(usize::MAX);
+        let estimate = MemoryEstimate::new(&config, Some(&lora), &options, usize::MAX);
+        assert_eq!((estimate.gradients, estimate.total()), (u64::MAX, u64::MAX));
+        assert!(estimate.to_string().contains("GiB"));
+    }
+
+    #[test]
+    fn an_example_that_is_larger_than_a_batch_goes_whole() {
+        let config = LlamaConfig::tiny(64);
+        let options = TrainOptions { tokens_per_batch: 8, ..TrainOptions::default() };
+        let of = |longest| MemoryEstimate::new(&config, None, &options, longest).activations;
+        assert_eq!((of(4), of(32)), (of(8), 4 * of(8)));
+    }
 }
