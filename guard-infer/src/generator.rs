@@ -51,8 +51,8 @@ impl fmt::Debug for LlamaGenerator {
 }
 
 /// Control tokens that end a text whatever the configuration says: LLaMA 3's configurations name
-/// the first of them only, and models tuned in chat turns write the second.
-const END_TOKENS: [&str; 4] = ["<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "</s>"];
+/// the first of them only, and models tuned in chat turns write the second, or ChatML's.
+const END_TOKENS: [&str; 5] = ["<|end_of_text|>", "<|eot_id|>", "<|eom_id|>", "<|im_end|>", "</s>"];
 
 impl LlamaGenerator {
     /// How many texts are generated side by side unless told otherwise.
