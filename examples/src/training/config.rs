@@ -2,12 +2,31 @@
 
 use std::path::Path;
 
-use guard_infer::guard_core::{LoraOptions, Projection, Tokenizer};
+use guard_infer::guard_core::{LoraOptions, Tokenizer};
 use guard_train::{ChatTemplate, Cut, HsDpoOptions, TrainOptions};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::lines::Outcome;
+
+/// The stage of training that a run is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Reasoning fine-tuning.
+    RSft,
+    /// Hard-sample preference tuning.
+    HsDpo,
+}
+
+impl Stage {
+    /// The paper's options.
+    fn preset(self) -> TrainOptions {
+        match self {
+            Self::RSft => TrainOptions::r_sft(),
+            Self::HsDpo => TrainOptions::hs_dpo(),
+        }
+    }
+}
 
 /// Everything that a run can be told.
 #[derive(Clone, Debug)]
@@ -20,7 +39,7 @@ pub struct RunConfig {
     pub encoding: Encoding,
     /// The table `[checkpoints]`.
     pub checkpoints: Checkpoints,
-    /// The table `[hs_dpo]`: the preference loss.
+    /// The table `[hs_dpo]`: the preference loss. Refused where it would change nothing.
     pub hs_dpo: HsDpoOptions,
 }
 
@@ -95,67 +114,58 @@ impl Default for Checkpoints {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct File {
-    train: serde_json::Map<String, Value>,
-    lora: Option<Lora>,
+    train: Map<String, Value>,
+    lora: Option<Map<String, Value>>,
     encoding: Encoding,
     checkpoints: Checkpoints,
-    hs_dpo: HsDpoOptions,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-struct Lora {
-    rank: usize,
-    alpha: Option<f64>,
-    rank_stabilised: bool,
-    targets: Option<Vec<String>>,
-}
-
-impl Default for Lora {
-    fn default() -> Self {
-        Self { rank: 8, alpha: None, rank_stabilised: false, targets: None }
-    }
-}
-
-impl Lora {
-    fn options(self) -> Outcome<LoraOptions> {
-        let alpha = self.alpha.unwrap_or(2.0 * self.rank as f64);
-        let mut options = LoraOptions::default().with_rank(self.rank).with_alpha(alpha);
-        options.rank_stabilised = self.rank_stabilised;
-        match self.targets {
-            None => Ok(options),
-            Some(names) => {
-                let targets = names.iter().map(|name| name.parse::<Projection>());
-                Ok(options.with_targets(targets.collect::<Result<Vec<_>, _>>()?))
-            }
-        }
-    }
+    hs_dpo: Option<HsDpoOptions>,
 }
 
 impl RunConfig {
-    /// The options of a file over those of a preset; of the preset alone without one.
+    /// The options of a file over those of the stage; of the stage alone without one. `rank` asks
+    /// for adapters, and goes before the file's.
     ///
     /// # Errors
     ///
-    /// When the file cannot be read, is no TOML, or has a key that is not known.
-    pub fn read(path: Option<&Path>, preset: TrainOptions) -> Outcome<Self> {
-        let Some(path) = path else { return Self::new(File::default(), preset) };
+    /// When the file cannot be read, is no TOML, or has a key that is not known or of another
+    /// stage.
+    pub fn read(path: Option<&Path>, stage: Stage, rank: Option<usize>) -> Outcome<Self> {
+        let Some(path) = path else { return Self::new(File::default(), stage, rank) };
         let told = |what: &dyn std::fmt::Display| format!("{}: {what}", path.display());
         let text = std::fs::read_to_string(path).map_err(|error| told(&error))?;
         let file: File = toml::from_str(&text).map_err(|error| told(&error))?;
-        Self::new(file, preset).map_err(|error| told(&error).into())
+        Self::new(file, stage, rank).map_err(|error| told(&error).into())
     }
 
-    fn new(file: File, preset: TrainOptions) -> Outcome<Self> {
-        let mut train = serde_json::to_value(preset)?;
+    fn new(file: File, stage: Stage, rank: Option<usize>) -> Outcome<Self> {
+        if stage == Stage::RSft && file.hs_dpo.is_some() {
+            return Err("[hs_dpo] changes nothing in R-SFT: it is for train_hsdpo".into());
+        }
+        let mut train = serde_json::to_value(stage.preset())?;
         if let Value::Object(fields) = &mut train {
             fields.extend(file.train);
         }
         let train = serde_json::from_value(train).map_err(|error| format!("[train]: {error}"))?;
-        let lora = file.lora.map(Lora::options).transpose()?;
+        let lora = lora(file.lora, rank).map_err(|error| format!("[lora]: {error}"))?;
         let File { encoding, checkpoints, hs_dpo, .. } = file;
-        Ok(Self { train, lora, encoding, checkpoints, hs_dpo })
+        Ok(Self { train, lora, encoding, checkpoints, hs_dpo: hs_dpo.unwrap_or_default() })
     }
+}
+
+/// The options of adapters, if the file or the flag asks for some. Where nobody gave alpha, it is
+/// twice the rank.
+fn lora(
+    table: Option<Map<String, Value>>,
+    rank: Option<usize>,
+) -> serde_json::Result<Option<LoraOptions>> {
+    let Some(mut table) = table.or_else(|| rank.map(|_| Map::new())) else { return Ok(None) };
+    if let Some(rank) = rank {
+        table.insert("rank".to_owned(), rank.into());
+    }
+    let has_alpha = table.contains_key("alpha");
+    let lora: LoraOptions = serde_json::from_value(table.into())?;
+    let alpha = if has_alpha { lora.alpha } else { 2.0 * lora.rank as f64 };
+    Ok(Some(lora.with_alpha(alpha)))
 }
 
 #[cfg(test)]
@@ -163,10 +173,14 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<RunConfig, String> {
+        read_for(Stage::HsDpo, text, None)
+    }
+
+    fn read_for(stage: Stage, text: &str, rank: Option<usize>) -> Result<RunConfig, String> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("run.toml");
         std::fs::write(&path, text).unwrap();
-        RunConfig::read(Some(&path), TrainOptions::hs_dpo()).map_err(|error| error.to_string())
+        RunConfig::read(Some(&path), stage, rank).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -182,6 +196,25 @@ mod tests {
         assert_eq!((config.hs_dpo.beta, config.hs_dpo.pref_ftx), (0.1, 2.0));
         assert_eq!((config.encoding.cut, config.encoding.cutoff), (Cut::KeepVerdict, 2048));
         assert!(read("").unwrap().lora.is_none());
+    }
+
+    #[test]
+    fn the_flag_of_adapters_changes_their_rank_only() {
+        let lora = |text, rank| {
+            let lora = read_for(Stage::RSft, text, rank).unwrap().lora.unwrap();
+            (lora.rank, lora.alpha, lora.targets.len())
+        };
+        assert_eq!(lora("", Some(4)), (4, 8.0, 7));
+        assert_eq!(lora("[lora]\n", None), (8, 16.0, 7));
+        assert_eq!(lora("[lora]\ntargets = [\"q_proj\"]\n", Some(4)), (4, 8.0, 1));
+        assert_eq!(lora("[lora]\nrank = 16\nalpha = 10\n", Some(4)), (4, 10.0, 7));
+        assert!(RunConfig::read(None, Stage::RSft, None).unwrap().lora.is_none());
+    }
+
+    #[test]
+    fn a_table_that_would_change_nothing_is_refused() {
+        let error = read_for(Stage::RSft, "[hs_dpo]\nbeta = 0.1\n", None).unwrap_err();
+        assert!(error.contains("[hs_dpo]") && error.contains("run.toml"), "{error}");
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::io::IsTerminal;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
 
 use guard_train::{StepLog, StepLogError, StepReport, TrainEvent, TrainObserver};
 use indicatif::{ProgressBar, ProgressStyle};
@@ -12,17 +13,17 @@ use signal_hook::consts::{SIGINT, SIGTERM};
 use signal_hook::flag;
 
 use crate::lines::{self, Outcome};
-
-/// How often a run without a terminal tells where it is.
-const BETWEEN_LINES: Duration = Duration::from_secs(10);
+use crate::progress::Pace;
 
 /// Writes the log, shows the progress, and ends the run on a signal.
 pub(super) struct RunWatch {
     log: StepLog,
     bar: ProgressBar,
-    stop: Arc<AtomicBool>,
-    /// When a line was last written, where there is no terminal for a bar.
-    told: Option<Instant>,
+    signals: Signals,
+    /// When lines are written, where there is no terminal for a bar.
+    pace: Pace,
+    /// What happened while the dashboard had the terminal.
+    kept: Vec<String>,
     #[cfg(feature = "dashboard")]
     dashboard: Option<guard_train::Dashboard>,
 }
@@ -31,37 +32,51 @@ impl RunWatch {
     /// From now on the first SIGINT or SIGTERM ends the run after the step, with a checkpoint; a
     /// second one ends the process at once.
     pub(super) fn new(log: StepLog, dashboard: bool) -> Outcome<Self> {
-        if dashboard && cfg!(not(feature = "dashboard")) {
-            return Err(
-                "--dashboard needs the feature `dashboard`: build with --features dashboard".into(),
-            );
-        }
-        let stop = Arc::new(AtomicBool::new(false));
-        for signal in [SIGINT, SIGTERM] {
-            // The order matters: this one acts only when the flag was set before.
-            flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
-            flag::register(signal, Arc::clone(&stop))?;
-        }
         let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {eta} left {msg}");
         let bar =
             ProgressBar::new(0).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
         Ok(Self {
             log,
+            signals: Signals::new((!dashboard).then(|| bar.clone()))?,
             bar,
-            stop,
-            told: None,
+            pace: Pace::default(),
+            kept: Vec::new(),
             #[cfg(feature = "dashboard")]
             dashboard: dashboard.then(guard_train::Dashboard::new),
         })
     }
 
-    /// Whether every step was logged.
-    pub(super) fn finish(self) -> Result<(), StepLogError> {
+    /// Gives the terminal back, and says whether every step was logged. From now on a signal ends
+    /// the process at once.
+    pub(super) fn finish(mut self) -> Result<(), StepLogError> {
         self.bar.finish_and_clear();
+        #[cfg(feature = "dashboard")]
+        drop(self.dashboard.take());
+        self.kept.drain(..).for_each(|line| lines::tell(&line));
+        self.signals.finish();
         self.log.finish()
     }
 
-    fn show(&mut self, report: &StepReport) {
+    /// Whether the terminal is the dashboard's: a line would tear its picture.
+    fn has_dashboard(&self) -> bool {
+        #[cfg(feature = "dashboard")]
+        let has = self.dashboard.is_some();
+        #[cfg(not(feature = "dashboard"))]
+        let has = false;
+        has
+    }
+
+    /// Shows a step. The dashboard has a key that ends the run.
+    fn show(&mut self, report: &StepReport) -> ControlFlow<()> {
+        #[cfg(feature = "dashboard")]
+        if let Some(dashboard) = &mut self.dashboard {
+            return dashboard.on_step(report);
+        }
+        self.show_line(report);
+        ControlFlow::Continue(())
+    }
+
+    fn show_line(&mut self, report: &StepReport) {
         let total = report.total_steps.unwrap_or(report.step);
         let seconds = report.elapsed.as_secs_f64();
         let speed = if seconds > 0.0 { report.tokens as f64 / seconds } else { 0.0 };
@@ -75,8 +90,7 @@ impl RunWatch {
             }
             self.bar.set_position(report.step);
             self.bar.set_message(line);
-        } else if report.step == total || self.told.is_none_or(|at| at.elapsed() > BETWEEN_LINES) {
-            self.told = Some(Instant::now());
+        } else if self.pace.is_due() || report.step == total {
             lines::tell(&format!("step {}/{total}: {line}", report.step));
         }
     }
@@ -84,26 +98,71 @@ impl RunWatch {
 
 impl TrainObserver for RunWatch {
     fn on_step(&mut self, report: &StepReport) -> ControlFlow<()> {
-        let logged = self.log.on_step(report);
-        #[cfg(feature = "dashboard")]
-        if let Some(dashboard) = &mut self.dashboard {
-            let answer = dashboard.on_step(report);
-            return if answer.is_break() || self.stop.load(Ordering::Relaxed) {
-                ControlFlow::Break(())
-            } else {
-                logged
-            };
-        }
-        self.show(report);
-        match self.stop.load(Ordering::Relaxed) {
+        let answers = [self.log.on_step(report), self.show(report)];
+        match self.signals.came() || answers.iter().any(ControlFlow::is_break) {
             true => ControlFlow::Break(()),
-            false => logged,
+            false => ControlFlow::Continue(()),
         }
     }
 
     fn on_event(&mut self, event: &TrainEvent<'_>) {
-        if !matches!(event, TrainEvent::CheckpointSaved { .. }) {
-            self.bar.suspend(|| lines::tell(&event.to_string()));
+        self.log.on_event(event);
+        if matches!(event, TrainEvent::CheckpointSaved { .. }) {
+            return;
         }
+        match self.has_dashboard() {
+            true => self.kept.push(event.to_string()),
+            false => self.bar.suspend(|| lines::tell(&event.to_string())),
+        }
+    }
+}
+
+/// The signals that end a run.
+struct Signals {
+    /// Whether one came.
+    stop: Arc<AtomicBool>,
+    /// Whether a step can still be waited for.
+    running: Arc<AtomicBool>,
+    teller: Option<JoinHandle<()>>,
+}
+
+impl Signals {
+    /// Catches them. The first is told above the bar, if there is one.
+    fn new(bar: Option<ProgressBar>) -> Outcome<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        for signal in [SIGINT, SIGTERM] {
+            // The order matters: this one acts only when the flag was set before.
+            flag::register_conditional_shutdown(signal, 130, Arc::clone(&stop))?;
+            flag::register(signal, Arc::clone(&stop))?;
+        }
+        let running = Arc::new(AtomicBool::new(true));
+        let teller = bar.map(|bar| {
+            let (stop, running) = (Arc::clone(&stop), Arc::clone(&running));
+            thread::spawn(move || tell_once(&stop, &running, &bar))
+        });
+        Ok(Self { stop, running, teller })
+    }
+
+    fn came(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    fn finish(self) {
+        self.running.store(false, Ordering::Relaxed);
+        // A panic of the teller was told already.
+        let _ = self.teller.map(JoinHandle::join);
+        self.stop.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Says that the first signal was heard: the step may take minutes yet. A handler of signals must
+/// not write, so a thread looks.
+fn tell_once(stop: &AtomicBool, running: &AtomicBool, bar: &ProgressBar) {
+    while running.load(Ordering::Relaxed) {
+        if stop.load(Ordering::Relaxed) {
+            let told = "stopping after this step; once more ends at once";
+            return bar.suspend(|| lines::tell(told));
+        }
+        thread::sleep(Duration::from_millis(50));
     }
 }
