@@ -7,6 +7,9 @@ use sha2::{Digest, Sha256};
 
 use crate::example::TrainingExample;
 
+/// A longer `Debug` form is kept as its hash.
+const LONGEST_TEXT: usize = 2000;
+
 /// SHA-256 in hexadecimal digits.
 pub(crate) fn hex(hash: Sha256) -> String {
     let mut text = String::with_capacity(64);
@@ -16,21 +19,25 @@ pub(crate) fn hex(hash: Sha256) -> String {
     text
 }
 
-/// The hash of the `Debug` form of a value, which shows every field.
+/// The `Debug` form of a value, which shows every field; its hash where that is long.
 pub(crate) fn of_debug(value: &impl Debug) -> String {
-    hex(Sha256::new_with_prefix(format!("{value:?}")))
+    let text = format!("{value:?}");
+    match text.len() {
+        0..=LONGEST_TEXT => text,
+        _ => format!("SHA-256 {}", hex(Sha256::new_with_prefix(text))),
+    }
 }
 
-/// The hash of examples: their tokens, and what the objective knows of them.
+/// The hash of examples: their tokens, and what the objective knows of them. Where they came from
+/// is not in it.
 pub(crate) fn of_examples<E: Debug>(examples: &[TrainingExample<E>]) -> String {
     let mut hash = Sha256::new();
     for example in examples {
         for answer in &example.answers {
             hash.update((answer.tokens.len() as u64).to_le_bytes());
             hash.update((answer.prompt_tokens as u64).to_le_bytes());
-            for token in &answer.tokens {
-                hash.update(token.to_le_bytes());
-            }
+            let tokens = answer.tokens.iter().flat_map(|token| token.to_le_bytes());
+            hash.update(tokens.collect::<Vec<u8>>());
         }
         hash.update(format!("{:?}\n", example.example));
     }
@@ -46,9 +53,13 @@ pub(crate) enum Weights {
     Frozen,
 }
 
-/// The hash of a model: its shape, the names of its parameters, and weights of it.
+/// The hash of a model: its shape, the names of its parameters, the scales of its adapters, and
+/// weights of it.
 pub(crate) fn of_model(model: &Llama, weights: Weights) -> Result<String, WeightsError> {
     let mut hash = Sha256::new_with_prefix(format!("{:?}", model.config()));
+    for (layer, scale) in model.adapter_scales() {
+        hash.update(format!("{layer} {scale:?}"));
+    }
     let mut failure = None;
     model.visit_parameters(&mut |parameter, values| {
         hash.update(format!("{} {:?}", parameter.name, parameter.shape));

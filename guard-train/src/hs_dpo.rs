@@ -212,6 +212,10 @@ impl Objective for HsDpo {
         pair.chosen.count + pair.rejected.count
     }
 
+    fn check_example(&self, pair: &PreferencePair) -> Result<(), ObjectiveError> {
+        check_pair(0, pair)
+    }
+
     fn contribute(
         &self,
         pairs: &[PreferencePair],

@@ -27,12 +27,13 @@ pub mod testing;
 mod trainer;
 
 pub use checkpoint::{
-    Best, CheckpointError, CheckpointFault, CheckpointOptions, Progress, Resume, with_checkpoint,
+    Best, Change, CheckpointError, CheckpointFault, CheckpointOptions, Progress, Resume,
+    with_checkpoint,
 };
 #[cfg(feature = "dashboard")]
 pub use dashboard::Dashboard;
 pub use encode::{ChatTemplate, Cut, EncodeError, Encoder, EncodingReport, PairWeight};
-pub use example::{AnswerSequence, TrainingExample};
+pub use example::{AnswerSequence, ExamplePlace, ExampleSet, TrainingExample};
 pub use guard_core;
 pub use guard_core::OptionsError;
 pub use guard_data;

@@ -1,5 +1,7 @@
 //! The small seam of training: what a loss says about each token.
 
+use std::sync::Arc;
+
 /// A loss that pushes the log-probability of each target token up or down.
 ///
 /// Supervised fine-tuning and preference tuning have one shape of gradient: that of a weighted
@@ -43,12 +45,32 @@
 /// assert_eq!(part.loss, 2.0); // (1 + (2 + 4) / 2) / 2
 /// # Ok::<(), ObjectiveError>(())
 /// ```
+///
+/// [`LlamaTrainer`](crate::LlamaTrainer) asks for more: `Debug` and `Sync` of the objective, `Clone`,
+/// `Debug` and `Sync` of its examples. The `Debug` form is what a checkpoint remembers: an objective
+/// or an example that shows itself otherwise is another one, and going on with it is refused. So
+/// derive it, and let it show every number that changes the loss.
+///
+/// An objective that is chosen at run time is a `Box` of a trait of your own that asks for all of
+/// it, such as `trait Loss: Objective<Example = TargetTokens> + Debug + Sync {}`.
 pub trait Objective {
     /// What the loss has to know about an example beside its log-probabilities.
     type Example;
 
     /// How many target tokens the example has, and so how many log-probabilities.
     fn target_tokens(&self, example: &Self::Example) -> usize;
+
+    /// Checks what is known of an example before the model has read it. A trainer asks this of
+    /// all examples before its first step, so that what is wrong does not show hours later. Does
+    /// nothing unless it is overridden.
+    ///
+    /// # Errors
+    ///
+    /// What [`contribute`](Self::contribute) would refuse, the example being its first.
+    fn check_example(&self, example: &Self::Example) -> Result<(), ObjectiveError> {
+        let _ = example;
+        Ok(())
+    }
 
     /// What these examples add to the update of `window`, which they are all or a part of.
     ///
@@ -66,6 +88,34 @@ pub trait Objective {
         window: Window,
     ) -> Result<Contribution, ObjectiveError>;
 }
+
+/// Forwards every method of an objective that is behind a pointer.
+macro_rules! behind_a_pointer {
+    ($($pointer:ty),*) => {$(
+        impl<O: Objective + ?Sized> Objective for $pointer {
+            type Example = O::Example;
+
+            fn target_tokens(&self, example: &O::Example) -> usize {
+                (**self).target_tokens(example)
+            }
+
+            fn check_example(&self, example: &O::Example) -> Result<(), ObjectiveError> {
+                (**self).check_example(example)
+            }
+
+            fn contribute(
+                &self,
+                examples: &[O::Example],
+                log_probs: &[f32],
+                window: Window,
+            ) -> Result<Contribution, ObjectiveError> {
+                (**self).contribute(examples, log_probs, window)
+            }
+        }
+    )*};
+}
+
+behind_a_pointer!(&O, Box<O>, Arc<O>);
 
 /// How much one update rests on: all examples between two steps of the optimiser.
 ///
@@ -233,7 +283,8 @@ pub enum ObjectiveError {
     /// A field of an example is out of range.
     #[error("`{field}` of example {example} must be {expected}, found {found}")]
     Example {
-        /// The example, from 0.
+        /// The example, from 0: its place in what the objective was given, and in the error of a
+        /// trainer its place in the data.
         example: usize,
         /// The name of the field.
         field: &'static str,
@@ -260,10 +311,20 @@ pub enum ObjectiveError {
     },
 }
 
+impl ObjectiveError {
+    /// The same error, of the example at this place.
+    pub(crate) fn of_example(mut self, place: usize) -> Self {
+        if let Self::Example { example, .. } = &mut self {
+            *example = place;
+        }
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{HsDpo, PreferencePair, Rsft, TargetTokens};
+    use crate::{AnswerTokens, HsDpo, PreferencePair, Rsft, TargetTokens};
 
     /// Compiles only while the trait is object-safe.
     fn boxed(objective: Rsft) -> Box<dyn Objective<Example = TargetTokens>> {
@@ -277,6 +338,25 @@ mod tests {
         let window = Window::of(objective.as_ref(), &examples);
         assert_eq!(objective.contribute(&examples, &[-1.0, -3.0], window).unwrap().loss, 2.0);
         let _: &dyn Objective<Example = PreferencePair> = &HsDpo::default();
+    }
+
+    #[test]
+    fn an_objective_behind_a_pointer_is_one() {
+        fn loss(objective: impl Objective<Example = PreferencePair>) -> f64 {
+            let answers = [AnswerTokens::new(1, -1.0), AnswerTokens::new(1, -2.0)];
+            let pair = PreferencePair::new(answers[0], answers[1]);
+            assert_eq!(objective.target_tokens(&pair), 2);
+            assert!(objective.check_example(&pair.with_weight(-1.0)).is_err());
+            let window = Window { examples: 1, target_tokens: 2 };
+            objective.contribute(&[pair], &[-1.0, -2.0], window).unwrap().loss
+        }
+        let plain = loss(HsDpo::default());
+        let boxed: Box<dyn Objective<Example = PreferencePair>> = Box::new(HsDpo::default());
+        let behind: &dyn Objective<Example = PreferencePair> = &HsDpo::default();
+        assert_eq!(loss(behind), plain);
+        assert_eq!(loss(&boxed), plain);
+        assert_eq!(loss(boxed), plain);
+        assert_eq!(loss(Arc::new(HsDpo::default())), plain);
     }
 
     #[test]

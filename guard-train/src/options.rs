@@ -2,6 +2,7 @@
 
 use guard_core::{OptionsError, Precision, Recompute, RecordOptions};
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
 /// How a model is trained. The default is R-SFT of the paper (section 4.2 and its released
 /// scripts); [`TrainOptions::hs_dpo`] is the second stage.
@@ -16,7 +17,8 @@ pub struct TrainOptions {
     /// Tokens that go through the model together, at least 1; an example with more goes alone.
     /// It decides memory and speed, and nothing else. Default 4096.
     pub tokens_per_batch: usize,
-    /// The most examples that go through the model together. Default no limit but the tokens'.
+    /// The most examples that go through the model together; memory and speed again. Default no
+    /// limit but the tokens'.
     pub examples_per_batch: Option<usize>,
     /// The highest learning rate; finite and at least 0. Default 5e-5.
     pub learning_rate: f64,
@@ -138,7 +140,21 @@ impl TrainOptions {
         RecordOptions::default().with_precision(self.precision).with_recompute(self.recompute)
     }
 
-    /// Checks the ranges.
+    /// What decides memory, speed or when to give up, and no step but for its rounding: a resumed
+    /// run may have it otherwise.
+    pub(crate) const MAY_CHANGE: [&str; 5] =
+        ["tokens_per_batch", "examples_per_batch", "recompute", "head_chunk", "max_skipped"];
+
+    /// The options by name, as configuration files have them.
+    pub(crate) fn fields(&self) -> Map<String, Value> {
+        match serde_json::to_value(self) {
+            Ok(Value::Object(fields)) => fields,
+            // A struct of numbers and names is always an object.
+            _ => Map::new(),
+        }
+    }
+
+    /// Checks the ranges. Numbers that the optimiser takes as 32-bit floats are checked as such.
     ///
     /// # Errors
     ///
@@ -155,12 +171,12 @@ impl TrainOptions {
         for (option, count) in counts {
             check(count > 0, option, "at least 1", 0.0)?;
         }
-        let at_least_0 = |x: f64| x.is_finite() && x >= 0.0;
-        let above_0 = |x: f64| x.is_finite() && x > 0.0;
-        let share = |x: f64| (0.0..1.0).contains(&x);
+        let at_least_0 = |x: f64| (x as f32).is_finite() && x >= 0.0;
+        let above_0 = |x: f64| (x as f32).is_finite() && x as f32 > 0.0;
+        let share = |x: f64| x >= 0.0 && (x as f32) < 1.0;
         check(at_least_0(self.learning_rate), "learning_rate", AT_LEAST_0, self.learning_rate)?;
-        check(share(self.beta1), "beta1", "from 0 to below 1", self.beta1)?;
-        check(share(self.beta2), "beta2", "from 0 to below 1", self.beta2)?;
+        check(share(self.beta1), "beta1", BELOW_1, self.beta1)?;
+        check(share(self.beta2), "beta2", BELOW_1, self.beta2)?;
         check(above_0(self.epsilon), "epsilon", ABOVE_0, self.epsilon)?;
         check(at_least_0(self.weight_decay), "weight_decay", AT_LEAST_0, self.weight_decay)?;
         let norm = self.max_gradient_norm.unwrap_or(1.0);
@@ -168,8 +184,9 @@ impl TrainOptions {
     }
 }
 
-const AT_LEAST_0: &str = "finite and at least 0";
-const ABOVE_0: &str = "finite and above 0";
+const AT_LEAST_0: &str = "finite and at least 0 as a 32-bit float";
+const ABOVE_0: &str = "finite and above 0 as a 32-bit float";
+const BELOW_1: &str = "from 0 to below 1 as a 32-bit float";
 
 fn check(
     fits: bool,
@@ -185,7 +202,7 @@ fn check(
 
 /// The words for the model's options in configuration files.
 mod names {
-    /// `f32` or `bf16`.
+    /// `f32`, `bf16` or `bf16x3`.
     pub(super) mod precision {
         use guard_core::Precision;
         use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -195,6 +212,7 @@ mod names {
         enum Name {
             F32,
             Bf16,
+            Bf16x3,
         }
 
         pub(in super::super) fn serialize<S: Serializer>(
@@ -204,6 +222,7 @@ mod names {
             match precision {
                 Precision::F32 => Name::F32,
                 Precision::Bf16 => Name::Bf16,
+                Precision::Bf16x3 => Name::Bf16x3,
             }
             .serialize(serializer)
         }
@@ -214,6 +233,7 @@ mod names {
             Ok(match Name::deserialize(deserializer)? {
                 Name::F32 => Precision::F32,
                 Name::Bf16 => Precision::Bf16,
+                Name::Bf16x3 => Precision::Bf16x3,
             })
         }
     }
@@ -273,6 +293,23 @@ mod tests {
         refused("epsilon", TrainOptions { epsilon: 0.0, ..fine() });
         refused("weight_decay", TrainOptions { weight_decay: -0.1, ..fine() });
         refused("max_gradient_norm", TrainOptions { max_gradient_norm: Some(0.0), ..fine() });
+    }
+
+    /// In 64 bits each of these is in range.
+    #[test]
+    fn what_32_bits_make_of_an_option_counts() {
+        let refused = |option: &str, bad: TrainOptions| {
+            let error = bad.validate().unwrap_err();
+            assert_eq!(error.option, option);
+            assert!(error.expected.contains("32-bit"), "{error}");
+        };
+        let fine = TrainOptions::default;
+        refused("learning_rate", TrainOptions { learning_rate: 1e300, ..fine() });
+        refused("beta1", TrainOptions { beta1: 0.999_999_99, ..fine() });
+        refused("beta2", TrainOptions { beta2: 0.999_999_99, ..fine() });
+        refused("epsilon", TrainOptions { epsilon: 1e-60, ..fine() });
+        refused("weight_decay", TrainOptions { weight_decay: 1e39, ..fine() });
+        refused("max_gradient_norm", TrainOptions { max_gradient_norm: Some(1e-60), ..fine() });
     }
 
     #[test]

@@ -24,7 +24,7 @@ pub enum ReferenceError {
     /// A pair cannot go through the model.
     #[error("pair {pair} cannot be read by the reference model")]
     Model {
-        /// The pair, from 0.
+        /// The pair, from 0: the row of its source where that is known.
         pair: usize,
         /// What is wrong.
         source: ModelError,
@@ -32,7 +32,7 @@ pub enum ReferenceError {
     /// A log-probability is NaN or infinite: the reference model is broken.
     #[error("the reference model gives pair {pair} a log-probability of {found}")]
     NotFinite {
-        /// The pair, from 0.
+        /// The pair, from 0: the row of its source where that is known.
         pair: usize,
         /// The sum.
         found: f64,
@@ -40,7 +40,7 @@ pub enum ReferenceError {
     /// A pair has not two answers of at least one target token each.
     #[error("pair {pair} has {found} answers with something to learn, expected 2")]
     NoPair {
-        /// The pair, from 0.
+        /// The pair, from 0: the row of its source where that is known.
         pair: usize,
         /// Its answers with target tokens.
         found: usize,
@@ -95,7 +95,7 @@ pub fn with_reference(
     observer: &mut dyn Observer,
 ) -> Result<Vec<TrainingExample<PreferencePair>>, ReferenceError> {
     let model = model.without_adapters();
-    check(&pairs)?;
+    check(&model, &pairs)?;
     let mut known = vec![None; pairs.len()];
     let mut log = match cache {
         Some(folder) => Some(open(&file_of(folder, &model, &pairs, options)?, &mut known)?),
@@ -128,12 +128,14 @@ pub fn with_reference(
     Ok(scored.collect())
 }
 
-fn check(pairs: &[TrainingExample<PairWeight>]) -> Result<(), ReferenceError> {
-    for (number, pair) in pairs.iter().enumerate() {
-        let found = pair.answers.iter().filter(|answer| answer.target_tokens() > 0).count();
-        if found != 2 || pair.answers.len() != 2 {
-            return Err(ReferenceError::NoPair { pair: number, found });
+fn check(model: &Llama, pairs: &[TrainingExample<PairWeight>]) -> Result<(), ReferenceError> {
+    for (place, example) in pairs.iter().enumerate() {
+        let pair = example.row_or(place);
+        let found = example.answers.iter().filter(|answer| answer.target_tokens() > 0).count();
+        if found != 2 || example.answers.len() != 2 {
+            return Err(ReferenceError::NoPair { pair, found });
         }
+        example.check(model.config()).map_err(|source| ReferenceError::Model { pair, source })?;
     }
     Ok(())
 }
@@ -144,9 +146,9 @@ fn read(
     numbers: &[usize],
     options: &TrainOptions,
 ) -> Result<Vec<Line>, ReferenceError> {
-    let first = numbers.first().copied().unwrap_or(0);
+    let first = batch.iter().zip(numbers).map(|(example, &place)| example.row_or(place)).next();
     let log_probs = log_probs(model, batch, options)
-        .map_err(|source| ReferenceError::Model { pair: first, source })?;
+        .map_err(|source| ReferenceError::Model { pair: first.unwrap_or(0), source })?;
     let mut rest = log_probs.as_slice();
     let mut lines = Vec::with_capacity(batch.len());
     for (example, &pair) in batch.iter().zip(numbers) {
@@ -158,7 +160,7 @@ fn read(
             if found.is_finite() {
                 Ok(found)
             } else {
-                Err(ReferenceError::NotFinite { pair, found })
+                Err(ReferenceError::NotFinite { pair: example.row_or(pair), found })
             }
         };
         lines.push(Line { pair, chosen: sum(0)?, rejected: sum(1)? });
@@ -172,7 +174,12 @@ fn score(pair: TrainingExample<PairWeight>, line: Line) -> TrainingExample<Prefe
     };
     let example = PreferencePair::new(tokens(0, line.chosen), tokens(1, line.rejected));
     let example = example.with_weight(pair.example.weight);
-    TrainingExample::new(pair.answers, example)
+    let row = pair.row();
+    let scored = TrainingExample::new(pair.answers, example);
+    match row {
+        Some(row) => scored.with_row(row),
+        None => scored,
+    }
 }
 
 /// The cache of this model and these pairs. How the batches are cut moves the last digits only,

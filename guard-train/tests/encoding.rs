@@ -86,6 +86,7 @@ fn rows_are_cut_or_dropped_and_counted() {
     assert!(kept.ends_with(header) && learnt == answer);
     assert_eq!(kept[..kept.len() - header.len()], prompt[..kept.len() - header.len()]);
 
+    assert!(report.to_string().starts_with("1 rows, 0 dropped, "), "{report}");
     let (none, report) = encode(answer.len() + header.len(), Cut::KeepVerdict, sample());
     assert_eq!((none.len(), report.dropped), (0, vec![0]));
     // Both are longer than half of the room: the answer's share of it is little, or nothing.
@@ -93,6 +94,24 @@ fn rows_are_cut_or_dropped_and_counted() {
     assert_eq!((short.len(), report.cut_answers, report.cut_prompts), (1, 1, 1));
     let (none, report) = encode(4, Cut::Reference, sample());
     assert_eq!((none.len(), report.dropped), (0, vec![0]));
+}
+
+#[test]
+fn examples_keep_the_rows_that_they_came_from() {
+    let tokenizer = tokenizer();
+    let mut long = sample();
+    long.output = "reasoning ".repeat(500);
+    let encoder = Encoder::new(&tokenizer, ChatTemplate::llama3(), 400, Cut::KeepVerdict).unwrap();
+    let samples = |dropped: &[usize]| -> Vec<ReasonedSample> {
+        (0..9).map(|row| if dropped.contains(&row) { long.clone() } else { sample() }).collect()
+    };
+    let (examples, report) = encoder.samples(&samples(&[0, 3]), &mut ()).unwrap();
+    let rows: Vec<_> = examples.iter().map(|example| example.row().unwrap()).collect();
+    assert_eq!(rows, [1, 2, 4, 5, 6, 7, 8]);
+    assert!(report.to_string().starts_with("9 rows, 2 dropped (rows 0, 3), "), "{report}");
+    let (_, report) = encoder.samples(&samples(&[0, 1, 3, 5, 7, 8]), &mut ()).unwrap();
+    let told = "9 rows, 6 dropped (rows 0, 1, 3, 5, 7, ...), ";
+    assert!(report.to_string().starts_with(told), "{report}");
 }
 
 #[test]
@@ -165,6 +184,27 @@ fn reference_log_probs_are_kept_for_this_model_and_these_pairs_only() {
     assert!(changed[0].example != first[0].example);
     compute(tiny(), pairs()[..1].to_vec(), &mut ()).unwrap();
     assert_eq!(files(), 3);
+}
+
+#[test]
+fn pairs_are_named_by_the_row_that_they_came_from() {
+    let options = TrainOptions::hs_dpo();
+    let scored = with_reference(&tiny(), pairs(), &options, None, &mut ()).unwrap();
+    let rows: Vec<_> = scored.iter().map(|pair| pair.row()).collect();
+    assert_eq!(rows, [Some(0), Some(1)]);
+    let refused = |spoil: &dyn Fn(&mut TrainingExample<PairWeight>)| {
+        let mut all = pairs();
+        let mut last = all.remove(1).with_row(7);
+        spoil(&mut last);
+        all.push(last);
+        with_reference(&tiny(), all, &options, None, &mut ()).unwrap_err()
+    };
+    let error = refused(&|pair| pair.answers[1].tokens[3] = 61);
+    assert!(matches!(error, ReferenceError::Model { pair: 7, .. }), "{error}");
+    let error = refused(&|pair| pair.answers[0].tokens = vec![3; 70]);
+    assert!(matches!(error, ReferenceError::Model { pair: 7, .. }), "{error}");
+    let error = refused(&|pair| drop(pair.answers.pop()));
+    assert!(matches!(error, ReferenceError::NoPair { pair: 7, found: 1 }), "{error}");
 }
 
 #[test]

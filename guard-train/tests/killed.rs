@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use guard_train::guard_core::TensorFile;
 use guard_train::{
@@ -171,15 +171,29 @@ fn fault_t41_a_run_that_is_killed_at_any_moment_ends_as_if_it_had_not_been() {
     assert_eq!(logged(folder.path()), (1..=120).collect::<Vec<_>>());
 }
 
+/// Waits until there is a checkpoint, and no longer than the child lives or a minute.
+fn wait_for_a_checkpoint(child: &mut Child, folder: &Path) {
+    let began = Instant::now();
+    while checkpoints(folder).is_empty() {
+        if let Some(status) = child.try_wait().unwrap() {
+            // It may have written it as its last deed.
+            assert!(!checkpoints(folder).is_empty(), "no checkpoint before the end: {status}");
+        }
+        if began.elapsed() > Duration::from_secs(60) {
+            child.kill().unwrap();
+            panic!("no checkpoint in a minute");
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// The process dies, the checkpoint before stays, and a run without the fault ends as it should.
 fn dies_and_goes_on(breaks: &str, limit: Option<&str>) {
     let folder = tempfile::tempdir().unwrap();
     let mut first = command(folder.path());
     // Some steps first, so that there is something to keep.
     let mut child = first.spawn().unwrap();
-    while checkpoints(folder.path()).is_empty() {
-        std::thread::sleep(Duration::from_millis(1));
-    }
+    wait_for_a_checkpoint(&mut child, folder.path());
     child.kill().unwrap();
     child.wait().unwrap();
     let before = checkpoints(folder.path());

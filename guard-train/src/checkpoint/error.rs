@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 
 use guard_core::WeightsError;
 
+use super::manifest::Change;
+
 /// A folder of checkpoints that cannot be used.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -28,7 +30,11 @@ pub enum CheckpointError {
         path: PathBuf,
     },
     /// There are checkpoints already, and the run was not told to go on from them.
-    #[error("{} has checkpoints, the last of step {step}: resume, or train in another folder", path.display())]
+    #[error(
+        "{} has checkpoints already, the last of step {step}, of another run or of an earlier call \
+         of `train`: go on from them (`CheckpointOptions::with_resume`), or train in another folder",
+        path.display()
+    )]
     Occupied {
         /// The folder.
         path: PathBuf,
@@ -43,21 +49,27 @@ pub enum CheckpointError {
         /// What is wrong with each.
         reasons: String,
     },
+    /// A file has the name that a checkpoint is to have.
+    #[error("{} is in the way of a checkpoint and is no folder: move it away", path.display())]
+    NoFolder {
+        /// The file.
+        path: PathBuf,
+    },
     /// The checkpoint was made with something else.
     #[error(
-        "{} was made with another {what} (SHA-256 {expected}, now {found}): allow changes if that is meant",
-        path.display()
+        "{} was made with something else: {}; allow changes if that is meant",
+        path.display(), list(changes)
     )]
     Changed {
         /// The checkpoint.
         path: PathBuf,
-        /// What differs: `data`, `model`, `objective` or `options`.
-        what: &'static str,
-        /// Its hash in the checkpoint.
-        expected: String,
-        /// Its hash now.
-        found: String,
+        /// What differs, at least one thing.
+        changes: Vec<Change>,
     },
+}
+
+fn list(changes: &[Change]) -> String {
+    changes.iter().map(Change::to_string).collect::<Vec<_>>().join(", ")
 }
 
 impl CheckpointError {

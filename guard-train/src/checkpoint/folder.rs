@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use guard_core::{NamedTensor, TensorFile};
 
 use super::error::{CheckpointError, CheckpointFault};
-use super::manifest::{FORMAT, Hashes, Manifest, Progress};
+use super::manifest::{AnyFormat, FORMAT, MadeWith, Manifest, Progress};
 use super::storage::{Disk, Storage};
 use super::{CheckpointOptions, Resume};
 
@@ -22,6 +22,8 @@ const PARTIAL: &str = ".partial";
 pub(crate) struct CheckpointFolder {
     options: CheckpointOptions,
     storage: Box<dyn Storage>,
+    /// Later checkpoints than the one that the run went on from: of a future that it left.
+    abandoned: Vec<PathBuf>,
     /// Holds the lock.
     _lock: File,
 }
@@ -38,6 +40,8 @@ pub(crate) struct Parts {
 pub(crate) struct Found {
     pub(crate) path: PathBuf,
     pub(crate) progress: Progress,
+    /// The hash of the set that the best loss was measured on.
+    pub(crate) validation: Option<String>,
     pub(crate) weights: TensorFile,
     pub(crate) optimizer: TensorFile,
 }
@@ -66,7 +70,7 @@ impl CheckpointFolder {
         let lock = File::options().create(true).append(true).open(&path);
         let lock = lock.map_err(|error| CheckpointError::io("open", &path, error))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { options, storage, _lock: lock }),
+            Ok(()) => Ok(Self { options, storage, abandoned: Vec::new(), _lock: lock }),
             Err(TryLockError::WouldBlock) => Err(CheckpointError::InUse { path: folder.clone() }),
             Err(TryLockError::Error(error)) => Err(CheckpointError::io("lock", &path, error)),
         }
@@ -79,19 +83,21 @@ impl CheckpointFolder {
 
     /// Writes the checkpoint of this progress, then drops those that need not be kept.
     pub(crate) fn save(
-        &self,
+        &mut self,
         progress: Progress,
-        hashes: &Hashes,
+        made_with: &MadeWith,
         parts: &Parts,
     ) -> Result<PathBuf, CheckpointError> {
         let path = self.path_of(progress.windows);
         if self.check(&path).is_ok() {
             return Ok(path);
         }
+        self.drop_unfinished()?;
         let scratch = path.with_extension(&PARTIAL[1..]);
-        self.remove(&path)?;
+        // A file of this name is no folder that a kill left behind.
         self.remove(&scratch)?;
-        self.write(&scratch, progress, hashes, parts)?;
+        self.write(&scratch, progress, made_with, parts)?;
+        self.remove(&path)?;
         let io = CheckpointError::io;
         self.storage.rename(&scratch, &path).map_err(|error| io("rename", &scratch, error))?;
         let folder = &self.options.folder;
@@ -104,7 +110,7 @@ impl CheckpointFolder {
         &self,
         folder: &Path,
         progress: Progress,
-        hashes: &Hashes,
+        made_with: &MadeWith,
         parts: &Parts,
     ) -> Result<(), CheckpointError> {
         let failed = |action| move |error| CheckpointError::io(action, folder, error);
@@ -121,7 +127,7 @@ impl CheckpointFolder {
             format: FORMAT,
             version: env!("CARGO_PKG_VERSION").to_owned(),
             progress,
-            hashes: hashes.clone(),
+            made_with: made_with.clone(),
             parts: written,
         };
         let path = folder.join(MANIFEST);
@@ -135,15 +141,17 @@ impl CheckpointFolder {
     /// The newest checkpoint that is whole, and those that were passed over. There is an error
     /// when there are some and none is whole, or when the newest must not be gone on from.
     pub(crate) fn latest(
-        &self,
-        hashes: &Hashes,
+        &mut self,
+        made_with: &MadeWith,
     ) -> Result<(Option<Found>, Vec<Rejected>), CheckpointError> {
         let mut rejected = Vec::new();
         for (_, path) in self.all()?.into_iter().rev() {
             match self.check(&path) {
                 Ok(manifest) => {
-                    self.may_resume(&path, &manifest, hashes)?;
-                    return Ok((Some(Self::found(path, &manifest)?), rejected));
+                    self.may_resume(&path, &manifest, made_with)?;
+                    let found = Self::found(path, manifest)?;
+                    self.abandoned = rejected.iter().map(|r: &Rejected| r.path.clone()).collect();
+                    return Ok((Some(found), rejected));
                 }
                 Err(fault) => rejected.push(Rejected { path, fault }),
             }
@@ -160,25 +168,24 @@ impl CheckpointFolder {
         &self,
         path: &Path,
         manifest: &Manifest,
-        hashes: &Hashes,
+        made_with: &MadeWith,
     ) -> Result<(), CheckpointError> {
         if self.options.resume == Resume::Never {
             let (path, step) = (self.options.folder.clone(), manifest.progress.windows);
             return Err(CheckpointError::Occupied { path, step });
         }
-        match manifest.hashes.difference(hashes) {
-            Some((what, [expected, found])) if !self.options.allow_changes => {
-                let (expected, found) = (expected.to_owned(), found.to_owned());
-                Err(CheckpointError::Changed { path: path.to_owned(), what, expected, found })
-            }
-            _ => Ok(()),
+        let changes = manifest.made_with.changes(made_with);
+        match changes.is_empty() || self.options.allow_changes {
+            true => Ok(()),
+            false => Err(CheckpointError::Changed { path: path.to_owned(), changes }),
         }
     }
 
-    fn found(path: PathBuf, manifest: &Manifest) -> Result<Found, CheckpointError> {
+    fn found(path: PathBuf, manifest: Manifest) -> Result<Found, CheckpointError> {
         let weights = TensorFile::open(path.join(WEIGHTS))?;
         let optimizer = TensorFile::open(path.join(OPTIMIZER))?;
-        Ok(Found { path, progress: manifest.progress, weights, optimizer })
+        let Manifest { progress, made_with, .. } = manifest;
+        Ok(Found { path, progress, validation: made_with.validation, weights, optimizer })
     }
 
     /// The manifest of a checkpoint, if all that it says is so.
@@ -186,11 +193,13 @@ impl CheckpointFolder {
         let unreadable = |error: String| CheckpointFault::Unreadable(error);
         let json =
             self.storage.read(&path.join(MANIFEST)).map_err(|e| unreadable(e.to_string()))?;
+        let AnyFormat { format } =
+            serde_json::from_str(&json).map_err(|error| unreadable(error.to_string()))?;
+        if format != FORMAT {
+            return Err(CheckpointFault::Format { expected: FORMAT, found: format });
+        }
         let manifest: Manifest =
             serde_json::from_str(&json).map_err(|error| unreadable(error.to_string()))?;
-        if manifest.format != FORMAT {
-            return Err(CheckpointFault::Format { expected: FORMAT, found: manifest.format });
-        }
         if self.path_of(manifest.progress.windows) != path {
             return Err(CheckpointFault::Step { found: manifest.progress.windows });
         }
@@ -213,50 +222,70 @@ impl CheckpointFolder {
         Ok(manifest)
     }
 
-    /// Drops what was never finished, and old checkpoints, but for the best one.
-    fn prune(&self, progress: Progress) -> Result<(), CheckpointError> {
-        let all = self.all()?;
-        let keep = all.len().saturating_sub(self.options.keep_last.max(1));
+    /// Drops old checkpoints, but for the best one, and those of a future that the run left. The
+    /// one of this progress, which was just written, always stays.
+    fn prune(&mut self, progress: Progress) -> Result<(), CheckpointError> {
+        let written = self.path_of(progress.windows);
+        let abandoned = |path: &PathBuf| self.abandoned.contains(path) && *path != written;
+        let mut all = self.all()?;
+        let left =
+            all.extract_if(.., |(windows, path)| *windows > progress.windows || abandoned(path));
+        let left: Vec<_> = left.collect();
+        let surplus = all.len().saturating_sub(self.options.keep_last.max(1));
         let best = progress.best.map(|best| best.windows);
-        for (windows, path) in &all[..keep] {
-            if Some(*windows) != best {
-                self.remove(path)?;
-            }
+        let old = all.into_iter().take(surplus).filter(|(windows, _)| Some(*windows) != best);
+        for (_, path) in old.chain(left) {
+            self.remove(&path)?;
         }
-        for path in self.entries()? {
-            if name_of(&path).ends_with(PARTIAL) {
-                self.remove(&path)?;
-            }
-        }
+        self.abandoned.clear();
         Ok(())
     }
 
+    /// Removes what a run that was killed had begun to write.
+    fn drop_unfinished(&self) -> Result<(), CheckpointError> {
+        let unfinished = |path: &PathBuf| {
+            name_of(path).strip_suffix(PARTIAL).is_some_and(|name| step_of(name).is_some())
+        };
+        self.folders()?
+            .iter()
+            .filter(|path| unfinished(path))
+            .try_for_each(|path| self.remove(path))
+    }
+
     fn remove(&self, path: &Path) -> Result<(), CheckpointError> {
+        use std::io::ErrorKind::{NotADirectory, NotFound};
         match self.storage.remove_folder(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(CheckpointError::io("remove", path, error))
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == NotFound => Ok(()),
+            Err(error) if error.kind() == NotADirectory => {
+                Err(CheckpointError::NoFolder { path: path.to_owned() })
             }
-            _ => Ok(()),
+            Err(error) => Err(CheckpointError::io("remove", path, error)),
         }
     }
 
     /// All checkpoints that are there, whole or not, oldest first.
     fn all(&self) -> Result<Vec<(u64, PathBuf)>, CheckpointError> {
-        let windows = |path: &PathBuf| name_of(path).strip_prefix("step-")?.parse::<u64>().ok();
-        let entries = self.entries()?.into_iter();
-        let mut all: Vec<_> = entries.filter_map(|path| Some((windows(&path)?, path))).collect();
+        let folders = self.folders()?.into_iter();
+        let step = |path: PathBuf| Some((step_of(name_of(&path))?, path));
+        let mut all: Vec<_> = folders.filter_map(step).collect();
         all.sort_unstable();
         Ok(all)
     }
 
-    fn entries(&self) -> Result<Vec<PathBuf>, CheckpointError> {
+    fn folders(&self) -> Result<Vec<PathBuf>, CheckpointError> {
         let folder = &self.options.folder;
-        self.storage.list(folder).map_err(|error| CheckpointError::io("list", folder, error))
+        self.storage.folders(folder).map_err(|error| CheckpointError::io("list", folder, error))
     }
 
     fn path_of(&self, windows: u64) -> PathBuf {
         self.options.folder.join(format!("step-{windows}"))
     }
+}
+
+/// The number in the name of a checkpoint.
+fn step_of(name: &str) -> Option<u64> {
+    name.strip_prefix("step-")?.parse().ok()
 }
 
 fn name_of(path: &Path) -> &str {

@@ -15,10 +15,10 @@ mod tests;
 
 pub use error::{CheckpointError, CheckpointFault};
 pub use load::with_checkpoint;
-pub use manifest::{Best, Progress};
+pub use manifest::{Best, Change, Progress};
 
 pub(crate) use folder::{CheckpointFolder, Found, Parts};
-pub(crate) use manifest::Hashes;
+pub(crate) use manifest::MadeWith;
 
 use std::path::PathBuf;
 
@@ -28,15 +28,16 @@ use std::path::PathBuf;
 pub struct CheckpointOptions {
     /// The folder of the run. One run writes to it at a time.
     pub folder: PathBuf,
-    /// Steps between two checkpoints, at least 1. One is written at the end in any case. Default
-    /// 1000, as in the released scripts.
+    /// Steps between two checkpoints, at least 1. One is written at the end in any case, and
+    /// where a step fails. Default 1000, as in the released scripts.
     pub every: u64,
     /// How many of the newest are kept, at least 1. Default 2.
     pub keep_last: usize,
     /// What becomes of checkpoints that are there already. Default an error.
     pub resume: Resume,
     /// Goes on although data, model, objective or options are not those that the checkpoint was
-    /// made with. Default no.
+    /// made with. Default no. What decides memory and speed alone may change in any case, and so
+    /// may the validation set: the best loss on another set is forgotten.
     pub allow_changes: bool,
 }
 

@@ -20,7 +20,8 @@ pub(crate) trait Storage: std::fmt::Debug + Send {
     /// Makes sure that the names in a folder are on the disk.
     fn sync_folder(&self, path: &Path) -> io::Result<()>;
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()>;
-    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
+    /// The folders in a folder.
+    fn folders(&self, path: &Path) -> io::Result<Vec<PathBuf>>;
     fn remove_folder(&self, path: &Path) -> io::Result<()>;
     /// The size and hash of a file.
     fn part(&self, path: &Path) -> io::Result<Part>;
@@ -58,8 +59,11 @@ impl Storage for Disk {
         fs::rename(from, to)
     }
 
-    fn list(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
-        fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect()
+    fn folders(&self, path: &Path) -> io::Result<Vec<PathBuf>> {
+        let mut entries: Vec<PathBuf> =
+            fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<_>>()?;
+        entries.retain(|entry| entry.is_dir());
+        Ok(entries)
     }
 
     fn remove_folder(&self, path: &Path) -> io::Result<()> {

@@ -58,7 +58,8 @@ pub enum EncodeError {
     },
 }
 
-/// What encoding did to the rows.
+/// What encoding did to the rows. It shows itself in one line, with the first rows that were
+/// dropped.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct EncodingReport {
@@ -82,12 +83,23 @@ pub struct EncodingReport {
 impl fmt::Display for EncodingReport {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { rows, cut_prompts, cut_answers, dropped, tokens, target_tokens, longest } = self;
-        let dropped = dropped.len();
+        write!(f, "{rows} rows, {} dropped{}, ", dropped.len(), first_few(dropped))?;
         write!(
             f,
-            "{rows} rows, {dropped} dropped, {cut_prompts} prompts and {cut_answers} answers cut; \
-             {tokens} tokens, {target_tokens} of them learnt, {longest} in the longest row"
+            "{cut_prompts} prompts and {cut_answers} answers cut; {tokens} tokens, \
+             {target_tokens} of them learnt, {longest} in the longest row"
         )
+    }
+}
+
+/// The first few numbers in brackets, if there are any.
+fn first_few(rows: &[usize]) -> String {
+    const SHOWN: usize = 5;
+    let shown: Vec<String> = rows.iter().take(SHOWN).map(usize::to_string).collect();
+    match rows.len() {
+        0 => String::new(),
+        count if count > SHOWN => format!(" (rows {}, ...)", shown.join(", ")),
+        _ => format!(" (rows {})", shown.join(", ")),
     }
 }
 
@@ -171,7 +183,8 @@ impl<'a> Encoder<'a> {
                 match encoded.map_err(|source| EncodeError::Row { row, source })? {
                     Some((rows, example)) => {
                         report.add(&rows);
-                        examples.push(TrainingExample::new(rows.answers, example));
+                        let example = TrainingExample::new(rows.answers, example);
+                        examples.push(example.with_row(row));
                     }
                     None => report.dropped.push(row),
                 }

@@ -3,6 +3,7 @@
 use guard_core::{ModelError, WeightsError};
 
 use crate::checkpoint::CheckpointError;
+use crate::example::{ExamplePlace, ExampleSet};
 use crate::objective::ObjectiveError;
 use crate::pass::PassError;
 
@@ -11,15 +12,31 @@ use crate::pass::PassError;
 #[non_exhaustive]
 pub enum TrainError {
     /// An example cannot go through the model: it is too long, or its tokens are another model's.
-    #[error("an example of step {step} cannot be read by the model")]
+    #[error("{example} cannot be read by the model")]
+    Example {
+        /// The example.
+        example: ExamplePlace,
+        /// What is wrong.
+        source: ModelError,
+    },
+    /// The objective refuses an example.
+    #[error("the objective refuses {example}")]
+    Refused {
+        /// The example.
+        example: ExamplePlace,
+        /// What it refuses.
+        source: ObjectiveError,
+    },
+    /// The model cannot compute a step.
+    #[error("the model cannot compute step {step}")]
     Model {
         /// The step.
         step: u64,
         /// What is wrong.
         source: ModelError,
     },
-    /// The objective refuses an example.
-    #[error("the objective refuses an example of step {step}")]
+    /// The objective cannot work with a step.
+    #[error("the objective cannot work with step {step}")]
     Objective {
         /// The step.
         step: u64,
@@ -27,20 +44,31 @@ pub enum TrainError {
         source: ObjectiveError,
     },
     /// An example has other target tokens than its objective says.
-    #[error("example {example} has {found} target tokens, and {expected} for the objective")]
+    #[error("{example} has {found} target tokens, and {expected} for the objective")]
     TargetTokens {
-        /// The example, from 0.
-        example: usize,
+        /// The example.
+        example: ExamplePlace,
         /// What the objective counts.
         expected: usize,
         /// What its answers have.
         found: usize,
     },
-    /// There is nothing to learn.
-    #[error("there is no example with a target token among {examples}")]
+    /// There is nothing to learn, or nothing to measure the loss on.
+    #[error("{set} has no example with a target token among {examples}")]
     Nothing {
-        /// The number of examples.
+        /// The set that has nothing.
+        set: ExampleSet,
+        /// The number of its examples.
         examples: usize,
+    },
+    /// The weights are not finite any more, so there is nothing to keep. A checkpoint from before
+    /// is.
+    #[error("the weights of `{tensor}` are not finite after step {step}; lower the learning rate")]
+    NotFinite {
+        /// The step.
+        step: u64,
+        /// The first parameter that is not finite.
+        tensor: String,
     },
     /// Too many windows in a row were not finite. The model is as it was before the first.
     #[error(
@@ -53,7 +81,8 @@ pub enum TrainError {
         step: u64,
         /// How many were skipped.
         skipped: u32,
-        /// The examples of the last, from 0.
+        /// The examples of the last, from 0: the rows of their source where these are known, else
+        /// their places in the data.
         examples: Vec<usize>,
     },
     /// A checkpoint could not be written or gone on from.

@@ -1,6 +1,7 @@
 //! The trainer of LLaMA models.
 
 mod batches;
+mod check;
 mod checkpoints;
 mod error;
 
@@ -11,11 +12,11 @@ pub(crate) use batches::batches;
 use std::fmt::Debug;
 use std::time::Instant;
 
-use guard_core::burn::tensor::Device;
+use guard_core::burn::tensor::{DType, Device};
 use guard_core::{Gradients, Llama, OptionsError};
 
 use crate::checkpoint::{Best, CheckpointOptions, Progress};
-use crate::example::TrainingExample;
+use crate::example::{ExampleSet, TrainingExample};
 use crate::objective::{Objective, Window};
 use crate::optimizer::AdamW;
 use crate::options::TrainOptions;
@@ -25,13 +26,24 @@ use crate::pass::{PassError, measure};
 use crate::report::{Skipped, StepReport, TrainObserver};
 use crate::trainer::{Trained, Trainer};
 use batches::window_of;
-use error::{failed, is_not_finite};
+use checkpoints::Subject;
+use error::is_not_finite;
 
 /// Trains a LLaMA: in its adapters where it has some, in all its weights otherwise.
 ///
 /// A window of examples makes one step of AdamW. It goes through the model in batches as small as
 /// the memory asks for; how it is cut changes nothing but rounding. A window whose loss or
-/// gradient is not finite is skipped and told, and too many of them in a row end the run.
+/// gradient is not finite is skipped and told, and too many of them in a row end the run. What
+/// would fail at some step in any case (tokens of another model, rows beyond its context, examples
+/// that the objective refuses) is refused before the first.
+///
+/// A second call of [`train`](Trainer::train) with the same data goes on where the first one ended,
+/// which may be at the end of the run; other data are another run of the model as it is then, from
+/// the first step, with new moments. With checkpoints their folder decides, as for a new trainer:
+/// unless resuming is allowed, a trainer that meets its own checkpoints is refused like any other.
+///
+/// When a step fails, what was learnt before it is kept in a checkpoint, if there are any and the
+/// weights are finite.
 #[derive(Debug)]
 pub struct LlamaTrainer<O: Objective> {
     objective: O,
@@ -42,9 +54,14 @@ pub struct LlamaTrainer<O: Objective> {
     progress: Progress,
     checkpoints: Option<CheckpointOptions>,
     validation: Option<Validation<O::Example>>,
+    /// What the progress is about; nothing before training began.
+    subject: Option<Subject>,
     /// Devices beside the model's own that share the work of a window.
     others: Vec<Device>,
 }
+
+/// An example and its place in the data.
+type Placed<'a, E> = (usize, &'a TrainingExample<E>);
 
 #[derive(Debug)]
 struct Validation<E> {
@@ -53,13 +70,15 @@ struct Validation<E> {
 }
 
 impl<O: Objective> LlamaTrainer<O> {
-    /// A trainer of this model, whose weights should be 32-bit floats.
+    /// A trainer of this model, whose weights must be 32-bit floats: steps are too small for
+    /// shorter ones.
     ///
     /// # Errors
     ///
-    /// [`OptionsError`] names the first option that is out of range.
+    /// [`OptionsError`] names the first option that is out of range, or a weight of another type.
     pub fn new(model: Llama, objective: O, options: TrainOptions) -> Result<Self, OptionsError> {
         options.validate()?;
+        check_weights(&model)?;
         Ok(Self {
             objective,
             options,
@@ -68,6 +87,7 @@ impl<O: Objective> LlamaTrainer<O> {
             progress: Progress::default(),
             checkpoints: None,
             validation: None,
+            subject: None,
             others: Vec::new(),
         })
     }
@@ -80,7 +100,10 @@ impl<O: Objective> LlamaTrainer<O> {
     }
 
     /// The same trainer, measuring its loss on other examples after every so many steps and at
-    /// the end. The checkpoint with the lowest loss is kept; 0 counts as 1.
+    /// the end; 0 counts as 1. The checkpoint with the lowest loss is kept. Losses on another set
+    /// do not compare, so a run that goes on with one forgets the best before.
+    ///
+    /// Training refuses a set without a target token.
     #[must_use]
     pub fn with_validation(
         mut self,
@@ -135,16 +158,17 @@ where
         observer: &mut dyn TrainObserver,
     ) -> Result<Trained, TrainError> {
         self.check(data)?;
-        let run = self.begin(data, observer)?;
+        let mut run = self.begin(data, observer)?;
         let mut windows = Windows::new(data.len(), &self.options);
         let mut trained = Trained::new();
         while self.progress.windows < windows.total() {
             let total = windows.total();
             let chosen = windows.get(self.progress.windows);
-            let report = self.step(data, chosen, total)?;
+            let step = self.step(data, chosen, total);
+            let report = step.inspect_err(|_| self.rescue(&mut run, observer))?;
             let answer = trained.record(&report, observer);
             let last = answer.is_break() || self.progress.windows == total;
-            self.save(&run, last, observer)?;
+            self.save(&mut run, last, observer)?;
             if answer.is_break() {
                 break;
             }
@@ -158,21 +182,6 @@ where
     O: Objective + Debug + Sync,
     O::Example: Clone + Debug + Sync,
 {
-    fn check(&self, data: &[TrainingExample<O::Example>]) -> Result<(), TrainError> {
-        let validation = self.validation.iter().flat_map(|validation| &validation.examples);
-        for (number, example) in data.iter().chain(validation).enumerate() {
-            let expected = self.objective.target_tokens(&example.example);
-            let found = example.target_tokens();
-            if expected != found {
-                return Err(TrainError::TargetTokens { example: number, expected, found });
-            }
-        }
-        match data.iter().any(|example| example.target_tokens() > 0) {
-            true => Ok(()),
-            false => Err(TrainError::Nothing { examples: data.len() }),
-        }
-    }
-
     /// One window, and the step of the optimiser that it makes.
     fn step(
         &mut self,
@@ -182,14 +191,16 @@ where
     ) -> Result<StepReport, TrainError> {
         let began = Instant::now();
         let at = self.progress.windows;
-        let examples: Vec<_> = chosen.iter().filter_map(|&example| data.get(example)).collect();
+        let chosen: Vec<_> =
+            chosen.iter().filter_map(|&place| Some((place, data.get(place)?))).collect();
+        let examples: Vec<_> = chosen.iter().map(|(_, example)| *example).collect();
         let window = window_of(&self.objective, &examples);
         let rate = self.options.learning_rate_at(at, total);
         let mut report = StepReport::new(at + 1, window);
         report.total_steps = Some(total);
         report.learning_rate = Some(rate);
         report.tokens = examples.iter().map(|example| example.tokens()).sum();
-        match self.gradients(&examples, window, &mut report)? {
+        match self.gradients(&chosen, window, &mut report)? {
             Some((gradients, norm)) if report.loss.is_finite() && norm.is_finite() => {
                 report.gradient_norm = Some(norm);
                 let most = self.options.max_gradient_norm.unwrap_or(f64::INFINITY);
@@ -199,16 +210,16 @@ where
                 self.model = Some(stepped);
                 self.progress.skipped_in_a_row = 0;
             }
-            Some((_, norm)) => self.skip(&mut report, chosen, norm)?,
+            Some((_, norm)) => self.skip(&mut report, &chosen, norm)?,
             None if window.target_tokens == 0 => report.skipped = Some(Skipped::NothingToLearn),
-            None => self.skip(&mut report, chosen, f64::NAN)?,
+            None => self.skip(&mut report, &chosen, f64::NAN)?,
         }
         self.progress.windows = at + 1;
         self.progress.steps = self.optimizer.steps();
         self.progress.examples += window.examples as u64;
         self.progress.target_tokens += window.target_tokens as u64;
-        self.validate(&mut report, total)?;
         report.elapsed = began.elapsed();
+        self.validate(&mut report, total)?;
         Ok(report)
     }
 
@@ -216,12 +227,13 @@ where
     /// log-probability was not finite.
     fn gradients(
         &self,
-        examples: &[&TrainingExample<O::Example>],
+        chosen: &[Placed<'_, O::Example>],
         window: Window,
         report: &mut StepReport,
     ) -> Result<Option<(Gradients, f64)>, TrainError> {
         let model = self.model.as_ref().ok_or(TrainError::Lost)?;
-        let batches = batches(examples, &self.options);
+        let examples: Vec<_> = chosen.iter().map(|(_, example)| *example).collect();
+        let batches = batches(&examples, &self.options);
         let learnt =
             learn_on(model, &self.others, &self.objective, &batches, window, &self.options);
         let gradients = match learnt {
@@ -233,7 +245,10 @@ where
                 report.loss = f64::NAN;
                 return Ok(None);
             }
-            Err(error) => return Err(failed(report.step, error)),
+            Err(error) => {
+                let chosen = chosen.iter().copied();
+                return Err(self.failure(report.step, error, ExampleSet::Data, chosen, window));
+            }
         };
         let norm = gradients.norm();
         Ok((!gradients.is_empty()).then_some((gradients, norm)))
@@ -242,17 +257,18 @@ where
     fn skip(
         &mut self,
         report: &mut StepReport,
-        chosen: &[usize],
+        chosen: &[Placed<'_, O::Example>],
         norm: f64,
     ) -> Result<(), TrainError> {
-        self.progress.skipped_in_a_row += 1;
-        let skipped = self.progress.skipped_in_a_row;
+        let examples = chosen.iter().map(|(place, example)| example.row_or(*place)).collect();
+        let skipped = self.progress.skipped_in_a_row + 1;
         if skipped > self.options.max_skipped {
-            let (step, examples) = (report.step, chosen.to_vec());
-            return Err(TrainError::Diverged { step, skipped, examples });
+            // The window was not gone through: whoever goes on meets it again.
+            return Err(TrainError::Diverged { step: report.step, skipped, examples });
         }
+        self.progress.skipped_in_a_row = skipped;
         report.gradient_norm = Some(norm);
-        report.skipped = Some(Skipped::NotFinite { examples: chosen.to_vec() });
+        report.skipped = Some(Skipped::NotFinite { examples });
         Ok(())
     }
 
@@ -261,9 +277,14 @@ where
         if !report.step.is_multiple_of(validation.every) && report.step != total {
             return Ok(());
         }
+        let began = Instant::now();
         let examples: Vec<_> = validation.examples.iter().collect();
-        let loss = self.loss(&examples).map_err(|error| failed(report.step, error))?;
+        let loss = self.loss(&examples).map_err(|error| {
+            let (set, window) = (ExampleSet::Validation, window_of(&self.objective, &examples));
+            self.failure(report.step, error, set, examples.iter().copied().enumerate(), window)
+        })?;
         report.validation_loss = Some(loss);
+        report.validation_elapsed = Some(began.elapsed());
         if loss.is_finite() && self.progress.best.is_none_or(|best| loss < best.loss) {
             self.progress.best = Some(Best::new(self.progress.windows, loss));
         }
@@ -282,5 +303,18 @@ where
             }
         }
         Ok(loss)
+    }
+}
+
+fn check_weights(model: &Llama) -> Result<(), OptionsError> {
+    let mut other = None;
+    model.visit_parameters(&mut |parameter, values| {
+        if values.dtype() != DType::F32 && other.is_none() {
+            other = Some(format!("{:?} in {}", values.dtype(), parameter.name));
+        }
+    });
+    match other {
+        None => Ok(()),
+        Some(found) => Err(OptionsError { option: "weights", expected: "32-bit floats", found }),
     }
 }
