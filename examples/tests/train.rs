@@ -212,7 +212,7 @@ fn fault_t46_a_signal_ends_the_run_after_the_step_and_two_end_it_at_once() {
     let done = steps(path, "run");
     assert!(path.join(format!("run/checkpoints/step-{done}/manifest.json")).is_file());
 
-    // A step that would take minutes.
+    // A step that is far from its end when both signals have come.
     let resumed = [long.as_slice(), &["--resume", "--allow-changes"]].concat();
     let trace = |n| json!({"instruction": "judge", "input": n, "output": n}).to_string() + "\n";
     let many: String = (0..20_000).map(|n: u32| trace(n.to_string())).collect();
