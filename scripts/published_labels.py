@@ -32,10 +32,11 @@ def letters(text):
     return HARM.get(request, "?") + COMPLETION.get(completion, "?") + HARM.get(response, "?")
 
 
-root = pathlib.Path(sys.argv[1])
-labels = {}
-for path in sorted(root.glob("*/*/generated_predictions.jsonl")):
-    rows = [json.loads(line)["predict"] for line in path.open(encoding="utf-8")]
-    labels["/".join(path.parts[-3:-1])] = " ".join(letters(row) for row in rows)
-json.dump(labels, sys.stdout, indent=1)
-print()
+if __name__ == "__main__":
+    root = pathlib.Path(sys.argv[1])
+    labels = {}
+    for path in sorted(root.glob("*/*/generated_predictions.jsonl")):
+        rows = [json.loads(line)["predict"] for line in path.open(encoding="utf-8")]
+        labels["/".join(path.parts[-3:-1])] = " ".join(letters(row) for row in rows)
+    json.dump(labels, sys.stdout, indent=1)
+    print()

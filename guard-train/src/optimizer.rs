@@ -24,18 +24,18 @@ impl AdamW {
     pub(crate) fn step(
         &mut self,
         model: Llama,
-        mut gradients: Gradients,
+        gradients: &Gradients,
         (rate, scale): (f64, f64),
         options: &TrainOptions,
     ) -> Llama {
         self.steps += 1;
         model.map_parameters(&mut |parameter, weight| {
-            let Some(gradient) = gradients.take(parameter.id) else { return weight };
+            let Some(gradient) = gradients.get(parameter.id) else { return weight };
             let moments = self.moments.remove(&parameter.name);
             let moments = moments.unwrap_or_else(|| Moments::zeros_like(&weight));
             let decay = if parameter.shape.len() > 1 { options.weight_decay } else { 0.0 };
             let numbers = numbers(self.steps, rate, scale, decay, options);
-            let (weight, moments) = numbers.step(weight, &gradient, moments);
+            let (weight, moments) = numbers.step(weight, gradient, moments);
             self.moments.insert(parameter.name.clone(), moments);
             weight
         })

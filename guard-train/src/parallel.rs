@@ -11,7 +11,8 @@ use crate::pass::{PassError, learn};
 
 type Batches<'a, E> = [Vec<&'a TrainingExample<E>>];
 
-/// The gradients of a window on the model's device, and what each batch contributes.
+/// The gradients of a window on the model's device, in the memory of `cleared` ones, and what each
+/// batch contributes.
 pub(crate) fn learn_on<O>(
     model: &Llama,
     others: &[Device],
@@ -19,20 +20,20 @@ pub(crate) fn learn_on<O>(
     batches: &Batches<'_, O::Example>,
     window: Window,
     options: &TrainOptions,
+    cleared: Gradients,
 ) -> Result<(Gradients, Vec<Contribution>), PassError>
 where
     O: Objective + Sync,
     O::Example: Clone + Sync,
 {
-    let alone = |model: &Llama, batches: &Batches<'_, O::Example>| {
-        let mut gradients = Gradients::new();
+    let alone = |model: &Llama, batches: &Batches<'_, O::Example>, mut gradients: Gradients| {
         let learn =
             |batch: &Vec<_>| learn(model, objective, batch, window, options, &mut gradients);
         let parts = batches.iter().map(learn).collect::<Result<Vec<_>, _>>()?;
         Ok::<_, PassError>((gradients, parts))
     };
     if others.is_empty() || batches.len() < 2 {
-        return alone(model, batches);
+        return alone(model, batches, cleared);
     }
     let shares = share(batches, others.len() + 1);
     let (own, theirs) =
@@ -43,10 +44,12 @@ where
             .iter()
             .zip(theirs)
             .map(|(device, share)| {
-                scope.spawn(move || alone(&model.clone().to_device(device), share))
+                scope.spawn(move || {
+                    alone(&model.clone().to_device(device), share, Gradients::new())
+                })
             })
             .collect();
-        let (mut gradients, mut parts) = alone(model, own)?;
+        let (mut gradients, mut parts) = alone(model, own, cleared)?;
         let device = model.device();
         // In the order of the devices, so that the sums are the same each time.
         for thread in running {

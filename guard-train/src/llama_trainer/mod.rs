@@ -51,6 +51,8 @@ pub struct LlamaTrainer<O: Objective> {
     /// Away only while a step is made of it.
     model: Option<Llama>,
     optimizer: AdamW,
+    /// The memory of the last window's gradients.
+    cleared: Gradients,
     progress: Progress,
     checkpoints: Option<CheckpointOptions>,
     validation: Option<Validation<O::Example>>,
@@ -84,6 +86,7 @@ impl<O: Objective> LlamaTrainer<O> {
             options,
             model: Some(model),
             optimizer: AdamW::default(),
+            cleared: Gradients::new(),
             progress: Progress::default(),
             checkpoints: None,
             validation: None,
@@ -201,13 +204,15 @@ where
         report.learning_rate = Some(rate);
         report.tokens = examples.iter().map(|example| example.tokens()).sum();
         match self.gradients(&chosen, window, &mut report)? {
-            Some((gradients, norm)) if report.loss.is_finite() && norm.is_finite() => {
+            Some((mut gradients, norm)) if report.loss.is_finite() && norm.is_finite() => {
                 report.gradient_norm = Some(norm);
                 let most = self.options.max_gradient_norm.unwrap_or(f64::INFINITY);
                 let scale = (most / (norm + 1e-6)).min(1.0);
                 let model = self.model.take().ok_or(TrainError::Lost)?;
-                let stepped = self.optimizer.step(model, gradients, (rate, scale), &self.options);
+                let stepped = self.optimizer.step(model, &gradients, (rate, scale), &self.options);
                 self.model = Some(stepped);
+                gradients.clear();
+                self.cleared = gradients;
                 self.progress.skipped_in_a_row = 0;
             }
             Some((_, norm)) => self.skip(&mut report, &chosen, norm)?,
@@ -226,16 +231,18 @@ where
     /// The gradients of a window and their norm; `None` where there are none, or where a
     /// log-probability was not finite.
     fn gradients(
-        &self,
+        &mut self,
         chosen: &[Placed<'_, O::Example>],
         window: Window,
         report: &mut StepReport,
     ) -> Result<Option<(Gradients, f64)>, TrainError> {
+        let cleared = std::mem::take(&mut self.cleared);
         let model = self.model.as_ref().ok_or(TrainError::Lost)?;
         let examples: Vec<_> = chosen.iter().map(|(_, example)| *example).collect();
         let batches = batches(&examples, &self.options);
+        let (others, options) = (&self.others, &self.options);
         let learnt =
-            learn_on(model, &self.others, &self.objective, &batches, window, &self.options);
+            learn_on(model, others, &self.objective, &batches, window, options, cleared);
         let gradients = match learnt {
             Ok((gradients, parts)) => {
                 parts.iter().for_each(|part| report.add(part));

@@ -65,12 +65,12 @@ impl Gradients {
     }
 
     /// Takes the gradient of a parameter out, so that its memory can be used again.
-    pub fn take(&mut self, parameter: ParamId) -> Option<Tensor<1>> {
+    pub(super) fn take(&mut self, parameter: ParamId) -> Option<Tensor<1>> {
         self.by_parameter.remove(&parameter)
     }
 
     /// Puts a changed gradient in the place of another.
-    pub fn set(&mut self, parameter: ParamId, gradient: Tensor<1>) {
+    pub(super) fn set(&mut self, parameter: ParamId, gradient: Tensor<1>) {
         self.by_parameter.insert(parameter, gradient);
     }
 
