@@ -44,9 +44,8 @@ where
             .iter()
             .zip(theirs)
             .map(|(device, share)| {
-                scope.spawn(move || {
-                    alone(&model.clone().to_device(device), share, Gradients::new())
-                })
+                scope
+                    .spawn(move || alone(&model.clone().to_device(device), share, Gradients::new()))
             })
             .collect();
         let (mut gradients, mut parts) = alone(model, own, cleared)?;

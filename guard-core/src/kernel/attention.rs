@@ -6,8 +6,8 @@
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::norm::lanes;
 use super::Before;
+use super::norm::lanes;
 use super::product::{Matrix, multiply};
 use super::swiglu::exp;
 

@@ -6,11 +6,11 @@ use burn::backend::Flex;
 use burn::backend::flex::{FlexTensor, Layout};
 use burn::tensor::{Bytes, DType, Shape, Tensor};
 
-use super::bf16::{self, Parts};
-use super::{Attending, Before};
 use super::attention::{self as causal, Attended, Derivatives, Row, Sizes};
+use super::bf16::{self, Parts};
 use super::matvec::{MAX_ROWS, matvec};
 use super::product::{self as matrices, Matrix, Output};
+use super::{Attending, Before};
 use super::{head, norm, optimizer, swiglu as gate};
 use crate::model::{AdamWStep, Moments, Precision};
 

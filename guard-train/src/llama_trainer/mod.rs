@@ -241,8 +241,7 @@ where
         let examples: Vec<_> = chosen.iter().map(|(_, example)| *example).collect();
         let batches = batches(&examples, &self.options);
         let (others, options) = (&self.others, &self.options);
-        let learnt =
-            learn_on(model, others, &self.objective, &batches, window, options, cleared);
+        let learnt = learn_on(model, others, &self.objective, &batches, window, options, cleared);
         let gradients = match learnt {
             Ok((gradients, parts)) => {
                 parts.iter().for_each(|part| report.add(part));

@@ -53,13 +53,7 @@ fn permitted() -> bool {
 /// # Panics
 ///
 /// When tiles are not [`available`], or the sizes do not fit.
-pub(super) fn multiply(
-    parts: Parts,
-    a: Matrix<'_>,
-    b: Matrix<'_>,
-    output: Output,
-    before: Before,
-) {
+pub(super) fn multiply(parts: Parts, a: Matrix<'_>, b: Matrix<'_>, output: Output, before: Before) {
     assert!(available(), "no tile registers");
     assert_eq!(a.columns(), b.rows(), "inner dimensions");
     let (rows, inner, columns) = (a.rows(), a.columns(), b.columns());
@@ -298,16 +292,22 @@ macro_rules! run {
 unsafe fn add_products(job: Job<'_>, square: Square) {
     // SAFETY: the caller's promise; a step reads one tile of each block.
     unsafe {
-        run!(job, square, job.steps, 1024, [
-            "tileloadd tmm4, [{left} + {row}]",
-            "tileloadd tmm6, [{right} + {row}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{right2} + {row}]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{left2} + {row}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-        ]);
+        run!(
+            job,
+            square,
+            job.steps,
+            1024,
+            [
+                "tileloadd tmm4, [{left} + {row}]",
+                "tileloadd tmm6, [{right} + {row}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{right2} + {row}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{left2} + {row}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+            ]
+        );
     }
 }
 
@@ -320,31 +320,37 @@ unsafe fn add_products(job: Job<'_>, square: Square) {
 unsafe fn add_split_products(job: Job<'_>, square: Square) {
     // SAFETY: the caller's promise; a step reads two tiles of each block.
     unsafe {
-        run!(job, square, job.steps / 2, 2048, [
-            "tileloadd tmm4, [{left} + {row}]",
-            "tileloadd tmm6, [{right} + {row}]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{right2} + {row}]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{left2} + {row}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            // The second parts of the left factor with the first ones of the right.
-            "tileloadd tmm4, [{left} + {row} + 1024]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{left2} + {row} + 1024]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-            // The other way round.
-            "tileloadd tmm4, [{left} + {row}]",
-            "tileloadd tmm6, [{right} + {row} + 1024]",
-            "tdpbf16ps tmm0, tmm4, tmm6",
-            "tileloadd tmm7, [{right2} + {row} + 1024]",
-            "tdpbf16ps tmm1, tmm4, tmm7",
-            "tileloadd tmm5, [{left2} + {row}]",
-            "tdpbf16ps tmm2, tmm5, tmm6",
-            "tdpbf16ps tmm3, tmm5, tmm7",
-        ]);
+        run!(
+            job,
+            square,
+            job.steps / 2,
+            2048,
+            [
+                "tileloadd tmm4, [{left} + {row}]",
+                "tileloadd tmm6, [{right} + {row}]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{right2} + {row}]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{left2} + {row}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                // The second parts of the left factor with the first ones of the right.
+                "tileloadd tmm4, [{left} + {row} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{left2} + {row} + 1024]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+                // The other way round.
+                "tileloadd tmm4, [{left} + {row}]",
+                "tileloadd tmm6, [{right} + {row} + 1024]",
+                "tdpbf16ps tmm0, tmm4, tmm6",
+                "tileloadd tmm7, [{right2} + {row} + 1024]",
+                "tdpbf16ps tmm1, tmm4, tmm7",
+                "tileloadd tmm5, [{left2} + {row}]",
+                "tdpbf16ps tmm2, tmm5, tmm6",
+                "tdpbf16ps tmm3, tmm5, tmm7",
+            ]
+        );
     }
 }

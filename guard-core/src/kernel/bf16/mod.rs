@@ -40,13 +40,7 @@ pub(super) fn product(parts: Parts, a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
 /// # Panics
 ///
 /// When the sizes do not fit.
-pub(super) fn multiply(
-    parts: Parts,
-    a: Matrix<'_>,
-    b: Matrix<'_>,
-    output: Output,
-    before: Before,
-) {
+pub(super) fn multiply(parts: Parts, a: Matrix<'_>, b: Matrix<'_>, output: Output, before: Before) {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     if amx::available() {
         return amx::multiply(parts, a, b, output, before);
@@ -55,13 +49,7 @@ pub(super) fn multiply(
 }
 
 /// [`multiply`] through the product of 32-bit floats.
-fn multiply_rounded(
-    parts: Parts,
-    a: Matrix<'_>,
-    b: Matrix<'_>,
-    output: Output,
-    before: Before,
-) {
+fn multiply_rounded(parts: Parts, a: Matrix<'_>, b: Matrix<'_>, output: Output, before: Before) {
     match parts {
         Parts::One => {
             let (left, right) = (rounded(a), rounded(b));
@@ -163,13 +151,13 @@ mod tests {
     fn strides_need_not_be_1() {
         let values = noise(2 * 40 * 50, 4);
         let spread = Matrix::new(&values, [40, 50], [100, 2]).unwrap();
-        let dense: Vec<f32> =
-            (0..40 * 50).map(|at| values[at / 50 * 100 + at % 50 * 2]).collect();
+        let dense: Vec<f32> = (0..40 * 50).map(|at| values[at / 50 * 100 + at % 50 * 2]).collect();
         let other = noise(50 * 20, 5);
         let other = Matrix::row_major(&other, 50, 20);
         let expected = product(Parts::One, Matrix::row_major(&dense, 40, 50), other);
         assert_eq!(product(Parts::One, spread, other), expected);
-        let expected = product(Parts::One, other.transposed(), Matrix::row_major(&dense, 40, 50).transposed());
+        let expected =
+            product(Parts::One, other.transposed(), Matrix::row_major(&dense, 40, 50).transposed());
         assert_eq!(product(Parts::One, other.transposed(), spread.transposed()), expected);
     }
 

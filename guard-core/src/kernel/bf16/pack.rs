@@ -61,7 +61,8 @@ impl Packed {
         self.tiles.resize(blocks * self.tiles_per_block, EMPTY);
         let blocks = self.tiles.par_chunks_mut(self.tiles_per_block.max(1)).enumerate();
         blocks.for_each(|(block, tiles)| {
-            let range = |at: usize, size: usize, end: usize| end.min(at * size)..end.min((at + 1) * size);
+            let range =
+                |at: usize, size: usize, end: usize| end.min(at * size)..end.min((at + 1) * size);
             let rows = range(block, LINES, lines.rows());
             for (step, tiles) in tiles.chunks_exact_mut(per_step).enumerate() {
                 let part = lines.part(rows.clone(), range(step, DEPTH, lines.columns()));

@@ -150,9 +150,7 @@ pub(super) fn forward(
     precision: Precision,
 ) -> Attended {
     let three = [&heads.query, &heads.key, &heads.value];
-    if let Some((output, log_sums)) =
-        kernel::attention(&for_kernel(layer, batch), three)
-    {
+    if let Some((output, log_sums)) = kernel::attention(&for_kernel(layer, batch), three) {
         return Attended { output, log_sums: LogSums::Kernel(log_sums) };
     }
     by_slices(layer, heads, batch, precision)
