@@ -110,9 +110,9 @@ mod tests {
         let found = product(parts, a, b);
         let mut without_tiles = before.clone();
         multiply_rounded(parts, a, b, Output::of(&mut without_tiles), Before::Kept);
-        assert!(sum.iter().zip(&without_tiles).all(|(a, b)| (a - b).abs() < 1e-4));
-        // The least of four products is left out: 2^-18 of each term.
-        let tolerance = (inner as f64 + 1.0) * if parts == Parts::One { 1e-6 } else { 6e-6 };
+        // Of two parts the least of four products is left out, and what the parts do not hold,
+        // which is 2^-17 of a factor.
+        let tolerance = (inner as f64 + 1.0) * if parts == Parts::One { 1e-6 } else { 2e-5 };
         for row in 0..rows {
             for column in 0..columns {
                 let term = |at| kept(parts, a.entry(row, at)) * kept(parts, b.entry(at, column));
@@ -120,8 +120,10 @@ mod tests {
                 let at = row * columns + column;
                 let apart = (f64::from(found[at]) - expected).abs();
                 assert!(apart < tolerance, "{parts:?} {row},{column}: {apart}");
-                let apart = (f64::from(sum[at]) - expected - f64::from(before[at])).abs();
-                assert!(apart < tolerance + 1e-6, "{parts:?} added {row},{column}: {apart}");
+                for (sum, tiles) in [(&sum, true), (&without_tiles, false)] {
+                    let apart = (f64::from(sum[at]) - expected - f64::from(before[at])).abs();
+                    assert!(apart < tolerance + 1e-6, "{parts:?}, {tiles} {row},{column}: {apart}");
+                }
             }
         }
     }
