@@ -44,7 +44,8 @@ def torch_step(kind):
 
 
 def ours(kind):
-    environment = dict(os.environ, GUARD_BENCH_MODEL=model, GUARD_BENCH_ONLY=kind)
+    # As .cargo/config.toml sets it for programs that cargo starts.
+    environment = dict(os.environ, GUARD_BENCH_MODEL=model, GUARD_BENCH_ONLY=kind, MIMALLOC_PURGE_DELAY="-1")
     command = ["/usr/bin/time", "-f", "peak %M", BENCH, "--bench"]
     out = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     speed = re.search(r"median (\S+) tokens", out.stdout).group(1)
