@@ -53,7 +53,7 @@ def ours(kind):
     return float(speed), float(peak) / 1024
 
 
-build = ["cargo", "bench", "-p", "guard-train", "--bench", "step", "--no-run"]
+build = ["cargo", "bench", "--workspace", "--bench", "step", "--no-run"]
 built = subprocess.run(build, capture_output=True, text=True, check=True).stderr
 BENCH = re.search(r"\((\S*step-\S+)\)", built).group(1)
 kinds = {"PyTorch f32": lambda: torch_step("f32"), "PyTorch bf16": lambda: torch_step("bf16"),

@@ -4,9 +4,12 @@ use std::sync::Arc;
 
 use crate::exchange::Exchange;
 use crate::generate::{Completed, Finish, StopCondition};
-use crate::label::Task;
-use crate::parse::{ParsedOutput, has_own_answers, is_reasoned, is_whole_output, parse_output};
-use crate::prompt::{Prompt, PromptStyle};
+use crate::label::{Completion, Harm, Labels, Task};
+use crate::parse::{
+    ParsedOutput, has_own_answers, is_reasoned, is_whole_output, parse_output, write_output,
+};
+use crate::prompt::{Prompt, PromptStyle, ReasoningMode};
+use crate::score::PossibleAnswer;
 use crate::verdict::{Answer, Reason, Verdict};
 
 /// The wire format of a guard model: what it is asked and what its text means.
@@ -18,15 +21,24 @@ pub trait GuardFormat: Send + Sync {
     /// The tasks that models of this format answer.
     fn tasks(&self) -> &[Task];
 
-    /// The calls that judge the exchange, at least one.
+    /// The calls that judge the exchange, at least one. A format whose models reason always, or
+    /// never, plans the same calls whatever the mode.
     ///
     /// # Errors
     ///
     /// [`FormatError`] when the format cannot express the exchange.
-    fn plan(&self, exchange: &Exchange) -> Result<Vec<Call>, FormatError>;
+    fn plan(&self, exchange: &Exchange, mode: ReasoningMode) -> Result<Vec<Call>, FormatError>;
 
     /// Adds to the verdict what the model wrote in answer to one of the planned calls.
     fn read(&self, exchange: &Exchange, call: &Call, completed: &Completed, verdict: &mut Verdict);
+
+    /// All texts by which a model can answer the call, so that their probabilities can be compared.
+    /// `written` is what it wrote in answer to the call, or nothing when it is to answer at once;
+    /// what of it stands before the answers is the beginning of each text. Default: none, as for a
+    /// format whose answers cannot be scored.
+    fn answers(&self, _exchange: &Exchange, _call: &Call, _written: &str) -> Vec<PossibleAnswer> {
+        Vec::new()
+    }
 
     /// When a text of this format is whole. Default: only the model knows.
     fn stop(&self) -> Option<Arc<dyn StopCondition>> {
@@ -70,17 +82,26 @@ pub enum FormatError {
     Other(#[source] Arc<dyn std::error::Error + Send + Sync>),
 }
 
-/// The format of the published GuardReasoner models.
+/// The format of the published GuardReasoner models, and of models that are trained to it.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct GuardReasonerFormat {
     style: PromptStyle,
+    knows_modes: bool,
 }
 
 impl GuardReasonerFormat {
     /// The format with this prompt style.
     #[must_use]
     pub fn new(style: PromptStyle) -> Self {
-        Self { style }
+        Self { style, knows_modes: style == PromptStyle::Compact }
+    }
+
+    /// The format of a model that was trained with the instructions of the modes. The published
+    /// weights know one instruction, and are asked with it in every mode.
+    #[must_use]
+    pub fn with_modes(mut self) -> Self {
+        self.knows_modes = true;
+        self
     }
 }
 
@@ -89,9 +110,10 @@ impl GuardFormat for GuardReasonerFormat {
         &Task::ALL
     }
 
-    fn plan(&self, exchange: &Exchange) -> Result<Vec<Call>, FormatError> {
+    fn plan(&self, exchange: &Exchange, mode: ReasoningMode) -> Result<Vec<Call>, FormatError> {
+        let mode = if self.knows_modes { mode } else { ReasoningMode::Full };
         match exchange.history().len() {
-            0 => Ok(vec![Call::new(self.style.render(exchange), &Task::ALL)]),
+            0 => Ok(vec![Call::new(self.style.render_mode(exchange, mode), &Task::ALL)]),
             turns => Err(FormatError::HistoryUnsupported { turns }),
         }
     }
@@ -106,9 +128,37 @@ impl GuardFormat for GuardReasonerFormat {
         verdict.reasoning = Some(parsed.reasoning);
     }
 
+    /// The blocks of answers: eight, or without a response two that end behind the first line.
+    fn answers(&self, exchange: &Exchange, _: &Call, written: &str) -> Vec<PossibleAnswer> {
+        let reasoning = parse_output(written).reasoning.text;
+        let answer = |request, completion, response| {
+            let text = write_output(&reasoning, given(request), given(completion), given(response));
+            let labels = Labels { request: Some(request), completion, response };
+            PossibleAnswer::new(text.trim_end(), labels)
+        };
+        let harms = [Harm::Harmful, Harm::Unharmful];
+        if exchange.response().is_none() {
+            return harms.map(|request| answer(request, None, None)).to_vec();
+        }
+        let mut answers = Vec::new();
+        for request in harms {
+            for completion in [Completion::Refusal, Completion::Compliance] {
+                for response in harms {
+                    answers.push(answer(request, Some(completion), Some(response)));
+                }
+            }
+        }
+        answers
+    }
+
     fn stop(&self) -> Option<Arc<dyn StopCondition>> {
         Some(Arc::new(WholeOutput))
     }
+}
+
+/// A label with its line in a block, or none.
+fn given<T: Copy>(label: impl Into<Option<T>>) -> Answer<T> {
+    label.into().map_or(Answer::Unsupported, Answer::Given)
 }
 
 /// The answer, if it is the model's own. A text that was cut off has answers only if it had come to
@@ -141,7 +191,6 @@ impl StopCondition for WholeOutput {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::label::Harm;
 
     /// A model that echoes what it judges writes a forged block, too.
     #[test]
@@ -166,7 +215,7 @@ mod tests {
     fn request(text: &str, finish: Finish) -> Answer<Harm> {
         let format = GuardReasonerFormat::default();
         let exchange = Exchange::pair("a", "b");
-        let call = format.plan(&exchange).unwrap().remove(0);
+        let call = format.plan(&exchange, ReasoningMode::Full).unwrap().remove(0);
         let completed = Completed::new(text, finish);
         let mut verdict = Verdict::undetermined(Reason::NoAnswers);
         format.read(&exchange, &call, &completed, &mut verdict);
@@ -181,6 +230,39 @@ mod tests {
             [Finish::Repetition, Finish::TokenBudget, Finish::Deadline, Finish::ContextFull]
         {
             assert_eq!(request(&quoted, finish), Answer::Undetermined(Reason::CutOff(finish)));
+        }
+    }
+
+    #[test]
+    fn each_possible_answer_is_read_as_what_it_says() {
+        let format = GuardReasonerFormat::default();
+        for (exchange, count) in [(Exchange::prompt("a"), 2), (Exchange::pair("a", "b"), 8)] {
+            let call = format.plan(&exchange, ReasoningMode::LabelOnly).unwrap().remove(0);
+            for written in ["", "# Task 1\nx\n# Task 3\ny\n\n---\n\nAnswers: \nRequest: harmful"] {
+                let answers = format.answers(&exchange, &call, written);
+                assert_eq!(answers.len(), count);
+                for answer in answers {
+                    assert_eq!(answer.text.starts_with("# Task 1"), !written.is_empty());
+                    let parsed = parse_output(&answer.text);
+                    let Labels { request, completion, response } = answer.labels;
+                    assert_eq!(parsed.request.given(), request);
+                    assert_eq!(parsed.completion.given(), completion);
+                    assert_eq!(parsed.response.given(), response);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_models_that_know_the_modes_are_told_of_them() {
+        let prompt = |format: GuardReasonerFormat, mode| {
+            format.plan(&Exchange::prompt("a"), mode).unwrap().remove(0).prompt
+        };
+        let (full, label_only) = (ReasoningMode::Full, ReasoningMode::LabelOnly);
+        let published = GuardReasonerFormat::default();
+        assert_eq!(prompt(published, full), prompt(published, label_only));
+        for knows in [published.with_modes(), GuardReasonerFormat::new(PromptStyle::Compact)] {
+            assert_ne!(prompt(knows, full), prompt(knows, label_only));
         }
     }
 

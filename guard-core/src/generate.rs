@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::prompt::Prompt;
 use crate::redacted::Redacted;
+use crate::score::{ScoreRequest, Scored};
 
 /// Something that continues prompts: a local model, a remote server, or a scripted double.
 ///
@@ -26,6 +27,16 @@ pub trait TextGenerator {
         prompts: &[Prompt],
         options: &GenerateOptions,
     ) -> Vec<Result<Vec<Completed>, Self::Error>>;
+
+    /// Says how probable each of some continuations is, for each request. Default: `None`, as for
+    /// a service that gives texts only.
+    fn score(
+        &self,
+        _requests: &[ScoreRequest],
+        _deadline: Option<Duration>,
+    ) -> Option<Vec<Result<Scored, Self::Error>>> {
+        None
+    }
 }
 
 impl<G: TextGenerator + ?Sized> TextGenerator for Arc<G> {
@@ -37,6 +48,14 @@ impl<G: TextGenerator + ?Sized> TextGenerator for Arc<G> {
         options: &GenerateOptions,
     ) -> Vec<Result<Vec<Completed>, Self::Error>> {
         (**self).generate(prompts, options)
+    }
+
+    fn score(
+        &self,
+        requests: &[ScoreRequest],
+        deadline: Option<Duration>,
+    ) -> Option<Vec<Result<Scored, Self::Error>>> {
+        (**self).score(requests, deadline)
     }
 }
 
@@ -313,6 +332,13 @@ impl Usage {
     pub fn new(prompt_tokens: usize, completion_tokens: usize, latency: Duration) -> Self {
         let latency_ms = latency.as_millis().try_into().unwrap_or(u64::MAX);
         Self { prompt_tokens, completion_tokens, latency_ms }
+    }
+
+    /// The cost of two completions that ran one after the other.
+    #[must_use]
+    pub fn then(self, other: Self) -> Self {
+        let latency_ms = self.latency_ms.saturating_add(other.latency_ms);
+        Self { latency_ms, ..self.beside(other) }
     }
 
     /// The cost of two completions that ran side by side: their tokens, and the longer time.

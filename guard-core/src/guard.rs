@@ -2,6 +2,8 @@
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -100,11 +102,13 @@ pub struct JudgeOptions {
     pub deadline: Option<Duration>,
     /// Whether verdicts carry the reasoning. Default yes.
     pub keep_reasoning: bool,
+    /// Whether the guard reasons before it answers. Default yes.
+    pub mode: JudgeMode,
 }
 
 impl Default for JudgeOptions {
     fn default() -> Self {
-        Self { max_tokens: 2048, deadline: None, keep_reasoning: true }
+        Self { max_tokens: 2048, deadline: None, keep_reasoning: true, mode: JudgeMode::Reason }
     }
 }
 
@@ -123,11 +127,98 @@ impl JudgeOptions {
         self
     }
 
+    /// The same options in another mode.
+    #[must_use]
+    pub fn with_mode(mut self, mode: JudgeMode) -> Self {
+        self.mode = mode;
+        self
+    }
+
     /// The same options, with verdicts that leave the reasoning out.
     #[must_use]
     pub fn without_reasoning(mut self) -> Self {
         self.keep_reasoning = false;
         self
+    }
+}
+
+/// Whether a guard reasons before it answers.
+///
+/// All but [`JudgeMode::Reason`] take the answers from the probabilities of labels, and need a guard
+/// that has these: others refuse with [`GuardError::NoScores`].
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub enum JudgeMode {
+    /// Always: slow, with reasons to show.
+    #[default]
+    Reason,
+    /// Never: the answers at once.
+    Verdict,
+    /// Where the answers at once are not sure: for one of the tasks, the probability of the positive
+    /// label lies between the two, ends included.
+    Adaptive {
+        /// Below this probability the negative label is sure.
+        low: f64,
+        /// Above this probability the positive label is sure.
+        high: f64,
+    },
+}
+
+impl JudgeMode {
+    /// [`JudgeMode::Adaptive`] between probabilities of 0.2 and 0.8.
+    pub const ADAPTIVE: Self = Self::Adaptive { low: 0.2, high: 0.8 };
+
+    /// Checks that the thresholds are probabilities, in order.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionsError`] when they are not.
+    pub fn validate(self) -> Result<(), OptionsError> {
+        match self {
+            Self::Adaptive { low, high } if !(0.0 <= low && low <= high && high <= 1.0) => {
+                let found = format!("{low} and {high}");
+                let expected = "two probabilities, the lower one first";
+                Err(OptionsError { option: "mode.adaptive", expected, found })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+impl fmt::Display for JudgeMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Reason => f.pad("reason"),
+            Self::Verdict => f.pad("verdict"),
+            Self::ADAPTIVE => f.pad("adaptive"),
+            Self::Adaptive { low, high } => write!(f, "adaptive:{low}:{high}"),
+        }
+    }
+}
+
+/// A word that names no mode.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "unknown mode `{0}`: expected `reason`, `verdict`, `adaptive`, or `adaptive:LOW:HIGH` with two \
+     probabilities"
+)]
+pub struct UnknownJudgeMode(pub String);
+
+impl FromStr for JudgeMode {
+    type Err = UnknownJudgeMode;
+
+    fn from_str(word: &str) -> Result<Self, UnknownJudgeMode> {
+        let thresholds = || {
+            let (low, high) = word.strip_prefix("adaptive:")?.split_once(':')?;
+            let mode = Self::Adaptive { low: low.parse().ok()?, high: high.parse().ok()? };
+            mode.validate().is_ok().then_some(mode)
+        };
+        match word {
+            "reason" => Ok(Self::Reason),
+            "verdict" => Ok(Self::Verdict),
+            "adaptive" => Ok(Self::ADAPTIVE),
+            _ => thresholds().ok_or_else(|| UnknownJudgeMode(word.to_owned())),
+        }
     }
 }
 
@@ -151,6 +242,12 @@ pub enum GuardError {
         tokens: usize,
         /// How many it may have.
         limit: usize,
+    },
+    /// The mode needs the probabilities of labels, and this guard has none.
+    #[error("the mode `{mode}` needs probabilities of labels, which this guard does not give")]
+    NoScores {
+        /// The mode that was asked for.
+        mode: JudgeMode,
     },
     /// The guard returned another number of results than it was given items.
     #[error("expected {expected} results, found {found}")]
@@ -233,6 +330,18 @@ mod tests {
             Answer::Given(Completion::Compliance),
             Answer::Given(Harm::Unharmful),
         )
+    }
+
+    #[test]
+    fn modes_are_read_by_name() {
+        let narrow = JudgeMode::Adaptive { low: 0.4, high: 0.6 };
+        for mode in [JudgeMode::Reason, JudgeMode::Verdict, JudgeMode::ADAPTIVE, narrow] {
+            assert_eq!(mode.to_string().parse(), Ok(mode));
+        }
+        for word in ["", "fast", "adaptive:", "adaptive:0.9:0.1", "adaptive:0:NaN", "adaptive:-1:1"]
+        {
+            assert!(word.parse::<JudgeMode>().is_err(), "{word}");
+        }
     }
 
     #[test]

@@ -17,6 +17,8 @@ mod policy;
 mod prompt;
 mod reasoning;
 mod redacted;
+mod score;
+mod settings;
 #[cfg(feature = "testing")]
 pub mod testing;
 #[cfg(feature = "model")]
@@ -32,7 +34,7 @@ pub use generate::{
     Completed, Finish, GenerateOptions, OptionsError, RepetitionStop, Sampling, StopCondition,
     TextGenerator, Usage,
 };
-pub use guard::{Guard, GuardError, GuardInfo, JudgeOptions};
+pub use guard::{Guard, GuardError, GuardInfo, JudgeMode, JudgeOptions, UnknownJudgeMode};
 pub use label::{Completion, Harm, Label, LabelError, Labels, Task};
 pub use policy::{Action, Cause, Decision, Policy};
 pub use prompt::{
@@ -40,6 +42,10 @@ pub use prompt::{
     write_input,
 };
 pub use reasoning::{Reasoning, Step, TaskReasoning};
+pub use score::{
+    Calibration, PossibleAnswer, ScoreRequest, Scored, TaskCalibration, positive_probability,
+};
+pub use settings::GuardSettings;
 pub use verdict::{Answer, Judged, Reason, Verdict};
 pub use visible::{is_hidden, visible};
 
@@ -54,10 +60,10 @@ pub use model::{
     RecordOptions, Recording, TokenBatch, UnknownProjection,
 };
 #[cfg(feature = "model")]
-pub use tokenizer::{TextStream, Tokenizer, TokenizerError};
+pub use tokenizer::{TextStream, Tokenizer, TokenizerError, TrimmedTokenizer};
 #[cfg(feature = "model")]
 pub use weights::{
-    AdapterFault, FileAccess, GgufFault, LoadOptions, LoadReport, ModelFiles, NamedTensor,
-    SafetensorsFault, SaveOptions, ShapeMismatch, ShardIndexFault, TensorFile, WeightType,
-    WeightsError, write_tensors,
+    AdapterFault, FileAccess, GgufFault, GgufOptions, GgufType, LoadOptions, LoadReport,
+    ModelFiles, NamedTensor, SafetensorsFault, SaveOptions, ShapeMismatch, ShardIndexFault,
+    TensorFile, UnknownGgufType, WeightType, WeightsError, write_tensors,
 };

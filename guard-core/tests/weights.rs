@@ -6,7 +6,8 @@ mod support;
 use std::path::Path;
 
 use guard_core::{
-    FileAccess, Llama, LlamaConfig, LoadOptions, ModelFiles, RandomInit, SaveOptions, WeightType,
+    FileAccess, GgufOptions, GgufType, Llama, LlamaConfig, LoadOptions, ModelFiles, Prompt,
+    RandomInit, SaveOptions, WeightType,
 };
 use support::{MODELS, all_logits, device, difference, load, testdata};
 use tempfile::TempDir;
@@ -116,4 +117,61 @@ fn a_tied_head_that_is_stored_as_well_is_read() {
     )
     .unwrap();
     assert!(load(folder.path()).config().tied_head);
+}
+
+/// A model and its tokenizer as one file: with 32-bit floats the same model, the scaling of its
+/// positions and its tokens included; with packed matrices a close one.
+#[test]
+fn a_gguf_file_holds_the_model_and_its_tokenizer() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("model.gguf");
+    let source = ModelFiles::open(testdata("models/tied-gqa-llama3")).unwrap();
+    let tokenizer = source.tokenizer().unwrap();
+    let (model, _) = source.load(LoadOptions::default(), &device()).unwrap();
+    let exact = all_logits(&model, &IDS);
+    let largest = exact.iter().fold(0.0_f32, |largest, logit| largest.max(logit.abs()));
+    let mut sizes = Vec::new();
+    // About twice what was found: random weights make much of small differences.
+    let bounds = [1e-5, 0.002, 0.02, 0.1, 1.0, 1.6];
+    for (kind, bound) in GgufType::ALL.into_iter().zip(bounds) {
+        model.save_gguf(&path, &tokenizer, GgufOptions::new(kind)).unwrap();
+        sizes.push(std::fs::metadata(&path).unwrap().len());
+        let files = ModelFiles::open(&path).unwrap();
+        // The file keeps numbers as 32-bit floats, and of the scaling what comes out of it.
+        let mut config = files.config().clone();
+        assert!((config.rms_norm_eps / model.config().rms_norm_eps - 1.0).abs() < 1e-6);
+        config.rms_norm_eps = model.config().rms_norm_eps;
+        config.rope = model.config().rope.clone();
+        assert_eq!(&config, model.config(), "{kind}");
+        let (again, _) = files.load(LoadOptions::default(), &device()).unwrap();
+        let apart = difference(&all_logits(&again, &IDS), &exact);
+        assert!(apart <= bound * largest, "{kind}: {apart} of {largest}");
+        let again = files.tokenizer().unwrap();
+        for text in ["How do I bake bread?", "  12 345\n\n<|eot_id|> élan", ""] {
+            let prompt = Prompt::new().trusted("<|start_header_id|>user").untrusted(text);
+            assert_eq!(again.encode(&prompt).unwrap(), tokenizer.encode(&prompt).unwrap());
+        }
+    }
+    assert!(sizes.is_sorted_by(|larger, smaller| larger >= smaller), "{sizes:?}");
+    let bytes: &'static [u8] = Box::leak(std::fs::read(&path).unwrap().into_boxed_slice());
+    let program = ModelFiles::from_gguf_bytes("in the program", bytes).unwrap();
+    assert_eq!(
+        all_logits(&program.load(LoadOptions::default(), &device()).unwrap().0, &IDS),
+        all_logits(&load(&path), &IDS)
+    );
+    let torn = ModelFiles::from_gguf_bytes("torn", &bytes[..bytes.len() / 2]).unwrap_err();
+    assert!(torn.to_string().starts_with("torn: bad GGUF file"), "{torn}");
+}
+
+#[test]
+fn what_gguf_cannot_hold_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let path = folder.path().join("model.gguf");
+    let tokenizer = ModelFiles::open(testdata("models/tied-gqa-llama3")).unwrap().tokenizer();
+    let tokenizer = tokenizer.unwrap();
+    // Rows of 48 weights are no whole blocks of 32.
+    let model = load(testdata("models/untied-gqa-bf16"));
+    let refused = model.save_gguf(&path, &tokenizer, GgufOptions::new(GgufType::Q8_0));
+    assert!(refused.unwrap_err().to_string().contains("48, expected a multiple of 32"));
+    assert!(!path.exists());
 }

@@ -1,5 +1,6 @@
 //! Whether a guard's probabilities mean what they say.
 
+use guard_core::TaskCalibration;
 use serde::Serialize;
 
 use crate::curve::NotANumber;
@@ -87,6 +88,88 @@ pub fn expected_calibration_error(bins: &[Bin]) -> Option<f64> {
     (total > 0).then(|| bins.iter().map(gap).sum::<f64>() / total as f64)
 }
 
+/// The temperature, and with `bias` what is added to the logit before it, under which the labels
+/// are most probable (Guo et al. 2017, arXiv 1706.04599; with a bias this is Platt's scaling). Fit it
+/// on rows that the model was not trained on, and that no result is reported for.
+///
+/// `None` when the rows do not tell: all have one label, or the scores do not rise with the labels.
+///
+/// # Errors
+///
+/// [`NotANumber`] for a score that is NaN.
+pub fn fit_calibration(
+    rows: &[(f64, bool)],
+    bias: bool,
+) -> Result<Option<TaskCalibration>, NotANumber> {
+    if let Some(row) = rows.iter().position(|(score, _)| score.is_nan()) {
+        return Err(NotANumber { row });
+    }
+    // A score of 0 or 1 would decide alone.
+    const LEAST: f64 = 1e-9;
+    let logit = |score: f64| {
+        let score = score.clamp(LEAST, 1.0 - LEAST);
+        (score / (1.0 - score)).ln()
+    };
+    let rows: Vec<(f64, f64)> =
+        rows.iter().map(|&(score, positive)| (logit(score), f64::from(positive))).collect();
+    let positives = rows.iter().map(|(_, label)| label).sum::<f64>();
+    if positives == 0.0 || positives == rows.len() as f64 {
+        return Ok(None);
+    }
+    let (mut slope, mut offset) = (1.0, 0.0);
+    for _ in 0..100 {
+        let step = newton_step(&rows, slope, offset, bias);
+        // Halved until it leads down: far from the optimum a whole step may lead away from it.
+        let before = loss(&rows, slope, offset);
+        let shorter = (0..60).map(|halvings| 0.5_f64.powi(halvings));
+        let found = shorter
+            .map(|share| (slope - share * step.0, offset - share * step.1))
+            .find(|&(slope, offset)| loss(&rows, slope, offset) <= before);
+        let Some((next_slope, next_offset)) = found else { break };
+        let moved = (next_slope - slope).abs() + (next_offset - offset).abs();
+        (slope, offset) = (next_slope, next_offset);
+        if moved < 1e-12 {
+            break;
+        }
+    }
+    // Labels that the scores part without error would have a temperature of 0.
+    let temperature = 1.0 / slope;
+    let fits = slope > 0.0 && temperature > 1e-6 && temperature.is_finite() && offset.is_finite();
+    Ok(fits.then(|| TaskCalibration { temperature, bias: offset / slope }))
+}
+
+/// The mean negative log-likelihood of `sigmoid(slope * logit + offset)`.
+fn loss(rows: &[(f64, f64)], slope: f64, offset: f64) -> f64 {
+    let one = |&(logit, label): &(f64, f64)| {
+        let z = slope * logit + offset;
+        // ln(1 + e^z) - label z, without overflow.
+        z.max(0.0) + (-z.abs()).exp().ln_1p() - label * z
+    };
+    rows.iter().map(one).sum::<f64>() / rows.len() as f64
+}
+
+/// Newton's step for slope and offset.
+fn newton_step(rows: &[(f64, f64)], slope: f64, offset: f64, bias: bool) -> (f64, f64) {
+    let (mut gradient, mut hessian) = ([0.0; 2], [0.0; 3]);
+    for &(logit, label) in rows {
+        let p = 1.0 / (1.0 + (-(slope * logit + offset)).exp());
+        let (error, weight) = (p - label, p * (1.0 - p));
+        gradient[0] += error * logit;
+        gradient[1] += error;
+        hessian[0] += weight * logit * logit;
+        hessian[1] += weight * logit;
+        hessian[2] += weight;
+    }
+    // Kept away from zero, where all rows are certain.
+    let [a, b, c] = [hessian[0] + 1e-9, hessian[1], hessian[2] + 1e-9];
+    let determinant = a * c - b * b;
+    if !bias || determinant <= 0.0 {
+        return (gradient[0] / a, 0.0);
+    }
+    let [x, y] = gradient;
+    ((c * x - b * y) / determinant, (a * y - b * x) / determinant)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -108,5 +191,38 @@ mod tests {
         assert_eq!((expected_calibration_error(&[]), brier_score(&[])), (None, None));
         let error = reliability(&[(f64::NAN, true)], Bins::EqualWidth(15)).unwrap_err();
         assert_eq!(error, NotANumber { row: 0 });
+    }
+
+    /// Rows whose labels are as often positive as a calibration of the scores says.
+    fn rows(calibration: TaskCalibration) -> Vec<(f64, bool)> {
+        let scores = (1..100).map(|percent| f64::from(percent) / 100.0);
+        let labelled = scores.flat_map(|score| {
+            let positive = (calibration.apply(score) * 1000.0).round() as usize;
+            (0..1000).map(move |row| (score, row < positive))
+        });
+        labelled.collect()
+    }
+
+    #[test]
+    fn the_calibration_behind_labels_is_found() {
+        for (temperature, bias) in [(1.0, 0.0), (2.5, 0.0), (0.4, 0.0), (1.7, 0.8), (3.0, -1.2)] {
+            let expected = TaskCalibration { temperature, bias };
+            let found = fit_calibration(&rows(expected), bias != 0.0).unwrap().unwrap();
+            assert!((found.temperature / temperature - 1.0).abs() < 0.01, "{found:?}");
+            assert!((found.bias - bias).abs() < 0.02, "{found:?}");
+        }
+    }
+
+    #[test]
+    fn rows_that_do_not_tell_have_no_calibration() {
+        let fit = |rows: &[(f64, bool)]| fit_calibration(rows, true).unwrap();
+        assert_eq!(fit(&[]), None);
+        assert_eq!(fit(&[(0.2, true), (0.9, true)]), None);
+        // Higher scores, fewer positives.
+        assert_eq!(
+            fit(&[(0.9, false), (0.8, false), (0.3, true), (0.1, true), (0.2, false)]),
+            None
+        );
+        assert!(fit_calibration(&[(f64::NAN, true)], false).is_err());
     }
 }

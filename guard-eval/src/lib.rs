@@ -23,7 +23,9 @@ mod task_f1;
 
 pub use benchmark::{BENCHMARKS, Benchmark, Dataset, DatasetRow, benchmark};
 pub use bootstrap::Bootstrap;
-pub use calibration::{Bin, Bins, brier_score, expected_calibration_error, reliability};
+pub use calibration::{
+    Bin, Bins, brier_score, expected_calibration_error, fit_calibration, reliability,
+};
 pub use compare::{Comparison, compare, holm, mcnemar_exact};
 pub use confusion::{Confusion, Ratio};
 pub use curve::{NotANumber, PrPoint, Ranking, RocPoint};

@@ -46,9 +46,9 @@ struct Row<'a> {
 }
 
 /// Prompts that have been read, and the logits behind the last token of each.
-struct Prefilled {
-    cache: KvCache,
-    logits: Vec<Vec<f32>>,
+pub(crate) struct Prefilled {
+    pub(crate) cache: KvCache,
+    pub(crate) logits: Vec<Vec<f32>>,
 }
 
 impl<'a> Batch<'a> {
@@ -96,7 +96,7 @@ impl<'a> Batch<'a> {
 
     /// Reads the prompts in pieces that bound what activations take, and between which the
     /// deadline is looked at. `None` when it has passed.
-    fn prefill(&self, prompts: &[&[u32]]) -> Result<Option<Prefilled>, GenerateError> {
+    pub(crate) fn prefill(&self, prompts: &[&[u32]]) -> Result<Option<Prefilled>, GenerateError> {
         let width = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let shortest = prompts.iter().map(|ids| ids.len()).min().unwrap_or(0);
         // Every prompt takes part in every piece, so there are at most as many as the shortest has tokens.

@@ -3,13 +3,15 @@
 use std::path::PathBuf;
 
 use guard_core::{
-    FileAccess, GuardReasonerFormat, LoadOptions, ModelFiles, PromptStyle, WeightType,
+    Calibration, FileAccess, GuardReasonerFormat, LoadOptions, ModelFiles,
+    PromptStyle, WeightType,
 };
 
 use crate::device::DeviceName;
 use crate::error::BuildError;
 use crate::generator::LlamaGenerator;
 use crate::reasoning_guard::ReasoningGuard;
+use crate::settings;
 
 /// A guard on a local LLaMA model in the format of GuardReasoner.
 pub type LlamaGuard = ReasoningGuard<LlamaGenerator, GuardReasonerFormat>;
@@ -29,7 +31,8 @@ pub type LlamaGuard = ReasoningGuard<LlamaGenerator, GuardReasonerFormat>;
 pub struct GuardBuilder {
     path: PathBuf,
     device: DeviceName,
-    style: PromptStyle,
+    style: Option<PromptStyle>,
+    calibration: Option<Calibration>,
     load: LoadOptions,
     access: FileAccess,
     max_rows: usize,
@@ -42,7 +45,8 @@ impl GuardBuilder {
         Self {
             path: path.into(),
             device: DeviceName::default(),
-            style: PromptStyle::default(),
+            style: None,
+            calibration: None,
             load: LoadOptions::default(),
             access: FileAccess::default(),
             max_rows: LlamaGenerator::DEFAULT_ROWS,
@@ -56,9 +60,18 @@ impl GuardBuilder {
         self
     }
 
-    /// How the model is asked. Default: as the published results were made.
+    /// How the model is asked. Default: what the folder's `guard.json` says, see [`GuardSettings`];
+    /// without one, as the published results were made.
     pub fn prompt_style(mut self, style: PromptStyle) -> Self {
-        self.style = style;
+        self.style = Some(style);
+        self
+    }
+
+    /// Takes the answers from the probabilities of labels, which become scores; see
+    /// [`ReasoningGuard::with_scores`]. Default: with the calibration of the folder's `guard.json`;
+    /// without one, answers are read from what the model writes.
+    pub fn scores(mut self, calibration: Calibration) -> Self {
+        self.calibration = Some(calibration);
         self
     }
 
@@ -104,6 +117,7 @@ impl GuardBuilder {
     pub fn build(self) -> Result<LlamaGuard, BuildError> {
         let device = self.device.open()?;
         let files = ModelFiles::open_with(&self.path, self.access)?;
+        let settings = settings::of_folder(&self.path)?;
         let generator = LlamaGenerator::from_files(&files, self.load, &device)?;
         let generator =
             generator.with_max_rows(self.max_rows).with_max_prompt_tokens(self.max_prompt_tokens);
@@ -111,9 +125,16 @@ impl GuardBuilder {
         // A folder's name may hold dots: only the ending of a file is left out.
         let name = if self.path.is_dir() { self.path.file_name() } else { self.path.file_stem() };
         let id = name.map(|name| name.to_string_lossy().into_owned());
-        let format = GuardReasonerFormat::new(self.style);
+        let format = match settings.knows_modes {
+            true => GuardReasonerFormat::new(self.style.unwrap_or(settings.style)).with_modes(),
+            false => GuardReasonerFormat::new(self.style.unwrap_or(settings.style)),
+        };
         let guard =
             ReasoningGuard::new(id.unwrap_or_else(|| "guard".to_owned()), generator, format);
-        Ok(guard.with_context_tokens(context))
+        let guard = guard.with_context_tokens(context);
+        Ok(match self.calibration.or(settings.calibration) {
+            Some(calibration) => guard.with_scores(calibration),
+            None => guard,
+        })
     }
 }

@@ -1,5 +1,6 @@
 //! What can go wrong between a prompt and a text.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use guard_core::burn::tensor::TensorReadError;
@@ -17,6 +18,9 @@ pub enum GenerateError {
     /// The prompt has no token.
     #[error("the prompt is empty")]
     EmptyPrompt,
+    /// There is no continuation to score, or one without a token.
+    #[error("a continuation is empty")]
+    EmptyContinuation,
     /// The prompt leaves no room for an answer. Nothing is cut silently.
     #[error("the prompt has {tokens} tokens, at most {limit} fit into the model's context")]
     TooLong {
@@ -74,4 +78,12 @@ pub enum BuildError {
     /// The configuration cannot be used.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The settings of the guard cannot be used.
+    #[error("cannot use {}: {source}", path.display())]
+    Settings {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
 }

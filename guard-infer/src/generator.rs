@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use guard_core::burn::tensor::Device;
 use guard_core::{
-    Completed, GenerateOptions, Llama, LoadOptions, ModelFiles, Prompt, TextGenerator, Tokenizer,
-    TokenizerError,
+    Completed, GenerateOptions, Llama, LoadOptions, ModelFiles, Prompt, ScoreRequest, Scored,
+    TextGenerator, Tokenizer, TokenizerError,
 };
 
 use crate::batch::{Batch, MAX_TOKENS};
@@ -161,7 +161,7 @@ impl LlamaGenerator {
         self.max_prompt_tokens.min(self.model.config().max_positions - 1)
     }
 
-    fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, GenerateError> {
+    pub(crate) fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, GenerateError> {
         let limit = self.max_prompt_tokens();
         let least = self.tokenizer.least_tokens(prompt);
         if least > limit {
@@ -175,21 +175,34 @@ impl LlamaGenerator {
         }
     }
 
-    /// Prompts in groups that are generated together. Prompts of like length are put together,
-    /// so that little is computed for padding.
-    fn groups(&self, prompts: &[(usize, Vec<u32>)], samples: usize) -> Vec<Vec<usize>> {
-        let mut order: Vec<usize> = (0..prompts.len()).collect();
-        order.sort_by_key(|&index| prompts[index].1.len());
+    /// What all texts of a call share, which begins now.
+    pub(crate) fn batch<'a>(&'a self, options: &'a GenerateOptions) -> Batch<'a> {
+        Batch {
+            model: &self.model,
+            tokenizer: &self.tokenizer,
+            eos: &self.eos,
+            options,
+            max_rows: self.max_rows,
+            prefill_tokens: self.prefill_tokens,
+            started: Instant::now(),
+        }
+    }
+
+    /// Prompts of these lengths in groups that are read together. Prompts of like length are put
+    /// together, so that little is computed for padding.
+    pub(crate) fn groups(&self, lengths: &[usize], samples: usize) -> Vec<Vec<usize>> {
+        let mut order: Vec<usize> = (0..lengths.len()).collect();
+        order.sort_by_key(|&index| lengths[index]);
         let mut groups: Vec<Vec<usize>> = Vec::new();
         for index in order {
-            let width = prompts[index].1.len();
+            let width = lengths[index];
             let fits = |group: &Vec<usize>| {
                 let rows = group.len() + 1;
                 // Each prompt has a token for each piece in which the group is read.
                 let pieces = (rows * width).div_ceil(self.prefill_tokens);
                 rows * samples <= self.max_rows
                     && rows * samples * width <= MAX_TOKENS
-                    && pieces <= prompts[group[0]].1.len()
+                    && pieces <= lengths[group[0]]
             };
             match groups.last_mut().filter(|group| fits(group)) {
                 Some(group) => group.push(index),
@@ -208,7 +221,7 @@ impl TextGenerator for LlamaGenerator {
         prompts: &[Prompt],
         options: &GenerateOptions,
     ) -> Vec<Result<Vec<Completed>, GenerateError>> {
-        let started = Instant::now();
+        let batch = self.batch(options);
         if let Err(error) = options.validate() {
             return prompts.iter().map(|_| Err(error.clone().into())).collect();
         }
@@ -223,16 +236,8 @@ impl TextGenerator for LlamaGenerator {
                 Err(error) => results.push(Err(error)),
             }
         }
-        let batch = Batch {
-            model: &self.model,
-            tokenizer: &self.tokenizer,
-            eos: &self.eos,
-            options,
-            max_rows: self.max_rows,
-            prefill_tokens: self.prefill_tokens,
-            started,
-        };
-        for group in self.groups(&encoded, options.samples) {
+        let lengths: Vec<usize> = encoded.iter().map(|(_, ids)| ids.len()).collect();
+        for group in self.groups(&lengths, options.samples) {
             let (places, prompts): (Vec<usize>, Vec<&[u32]>) =
                 group.into_iter().map(|i| (encoded[i].0, encoded[i].1.as_slice())).unzip();
             let completions = match batch.is_late() {
@@ -244,5 +249,12 @@ impl TextGenerator for LlamaGenerator {
             }
         }
         results
+    }
+    fn score(
+        &self,
+        requests: &[ScoreRequest],
+        deadline: Option<Duration>,
+    ) -> Option<Vec<Result<Scored, GenerateError>>> {
+        Some(self.score_all(requests, deadline))
     }
 }

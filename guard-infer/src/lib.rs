@@ -9,6 +9,8 @@ mod generator;
 mod reasoning_guard;
 mod repetition;
 mod sampler;
+mod score;
+mod settings;
 
 pub use builder::{GuardBuilder, LlamaGuard};
 pub use device::{DeviceError, DeviceName, GpuBackend};
@@ -16,12 +18,13 @@ pub use error::{BuildError, GenerateError};
 pub use generator::LlamaGenerator;
 pub use guard_core;
 pub use guard_core::{
-    Action, Answer, Call, Cause, Completed, Completion, ConfigError, Decision, Exchange,
-    ExchangeError, FileAccess, Finish, FormatError, GenerateOptions, Guard, GuardError,
-    GuardFormat, GuardInfo, GuardReasonerFormat, Harm, INSTRUCTION, JudgeOptions, Judged, Label,
-    LabelError, Labels, Llama, LlamaConfig, LoadOptions, LoadReport, Message, ModelError,
-    ModelFiles, OptionsError, Policy, Prompt, PromptStyle, Reason, Reasoning, RepetitionStop, Role,
-    Sampling, SaveOptions, Segment, Step, StopCondition, Task, TaskReasoning, TextGenerator,
+    Action, Answer, Calibration, Call, Cause, Completed, Completion, ConfigError, Decision,
+    Exchange, ExchangeError, FileAccess, Finish, FormatError, GenerateOptions, Guard, GuardError,
+    GuardFormat, GuardInfo, GuardReasonerFormat, GuardSettings, Harm, INSTRUCTION, JudgeMode,
+    JudgeOptions, Judged, Label, LabelError, Labels, Llama, LlamaConfig, LoadOptions, LoadReport,
+    Message, ModelError, ModelFiles, OptionsError, Policy, PossibleAnswer, Prompt, PromptStyle,
+    Reason, Reasoning, ReasoningMode, RepetitionStop, Role, Sampling, SaveOptions, ScoreRequest,
+    Scored, Segment, Step, StopCondition, Task, TaskCalibration, TaskReasoning, TextGenerator,
     Tokenizer, TokenizerError, UnknownPromptStyle, Usage, Verdict, WeightType, WeightsError, parse,
 };
 pub use reasoning_guard::ReasoningGuard;

@@ -10,6 +10,7 @@ mod linear;
 mod llama;
 mod named;
 mod parameters;
+mod prune;
 mod rope;
 mod step;
 

@@ -80,6 +80,23 @@ pub enum ModelError {
         /// The size of the vocabulary.
         vocab_size: usize,
     },
+    /// A model has no such block.
+    #[error("there is no block {layer}: the model has {layers}, counted from 0")]
+    LayerOutOfRange {
+        /// The block.
+        layer: usize,
+        /// How many there are.
+        layers: usize,
+    },
+    /// A block that is to be taken twice.
+    #[error("block {layer} is named twice")]
+    LayerTwice {
+        /// The block.
+        layer: usize,
+    },
+    /// A model without blocks or tokens.
+    #[error("a model needs at least one block and one token")]
+    NothingLeft,
     /// A row would be longer than the model's positions reach.
     #[error("{tokens} tokens do not fit into a context of {limit}")]
     ContextFull {

@@ -5,7 +5,9 @@ mod error;
 mod file;
 pub(crate) mod patterns;
 mod stream;
+mod trim;
 
 pub use encode::Tokenizer;
 pub use error::TokenizerError;
 pub use stream::TextStream;
+pub use trim::TrimmedTokenizer;

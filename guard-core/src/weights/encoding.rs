@@ -1,4 +1,4 @@
-//! How numbers are stored in files of weights, and reading them back.
+//! How numbers are stored in files of weights.
 //!
 //! The block formats are those of GGUF. A row is a whole number of blocks, and each block holds
 //! a scale for its weights: 32 of them in the plain formats, 256 in the `K` formats, whose
@@ -108,6 +108,117 @@ impl Encoding {
     }
 }
 
+impl Encoding {
+    /// Encodes a row of weights, a whole number of blocks, and appends the bytes to `out`. Of the
+    /// `K` formats there is no encoder.
+    ///
+    /// # Panics
+    ///
+    /// For a `K` format.
+    pub(super) fn encode(self, row: &[f32], out: &mut Vec<u8>) {
+        for block in row.chunks_exact(self.block_len()) {
+            match self {
+                Self::F32 => out.extend(block[0].to_le_bytes()),
+                Self::F16 => out.extend(f16::from_f32(block[0]).to_le_bytes()),
+                Self::Bf16 => out.extend(bf16::from_f32(block[0]).to_le_bytes()),
+                Self::Q8_0 => encode_q8_0(block, out),
+                Self::Q4_0 => encode_q4(block, false, out),
+                Self::Q4_1 => encode_q4(block, true, out),
+                Self::Q4K | Self::Q6K => unreachable!("there is no encoder of {self:?}"),
+            }
+        }
+    }
+}
+
+/// The largest weight is 127 steps from zero.
+fn encode_q8_0(block: &[f32], out: &mut Vec<u8>) {
+    let largest = block.iter().fold(0.0_f32, |largest, weight| largest.max(weight.abs()));
+    let scale = f16::from_f32(largest / 127.0);
+    let inverse = if scale.to_f32() > 0.0 { 1.0 / scale.to_f32() } else { 0.0 };
+    out.extend(scale.to_le_bytes());
+    out.extend(block.iter().map(|weight| {
+        let step = (weight * inverse).round().clamp(-127.0, 127.0);
+        (step as i8).cast_unsigned()
+    }));
+}
+
+/// A grid of 16 values: 8 steps below zero and 7 above it, or from a minimum on.
+#[derive(Clone, Copy)]
+struct Grid {
+    scale: f16,
+    minimum: Option<f16>,
+}
+
+impl Grid {
+    fn new(scale: f32, minimum: Option<f32>) -> Self {
+        Self { scale: f16::from_f32(scale), minimum: minimum.map(f16::from_f32) }
+    }
+
+    fn start(self) -> f32 {
+        self.minimum.map_or(-8.0 * self.scale.to_f32(), f16::to_f32)
+    }
+
+    fn step(self, weight: f32) -> u8 {
+        let scale = self.scale.to_f32();
+        let step = if scale == 0.0 { 0.0 } else { (weight - self.start()) / scale };
+        step.round().clamp(0.0, 15.0) as u8
+    }
+
+    fn error(self, block: &[f32]) -> f32 {
+        let value = |weight: f32| self.scale.to_f32() * f32::from(self.step(weight)) + self.start();
+        block.iter().map(|&weight| (weight - value(weight)).powi(2)).sum()
+    }
+
+    /// The grid that fits the block best with the steps of this one.
+    fn fitted(self, block: &[f32]) -> Self {
+        let (mut sum, mut squares, mut weights, mut products) = (0.0, 0.0, 0.0, 0.0);
+        for &weight in block {
+            let step =
+                f32::from(self.step(weight)) - if self.minimum.is_some() { 0.0 } else { 8.0 };
+            sum += step;
+            squares += step * step;
+            weights += weight;
+            products += step * weight;
+        }
+        let count = block.len() as f32;
+        let spread = count * squares - sum * sum;
+        match self.minimum {
+            Some(_) if spread > 0.0 => {
+                let scale = (count * products - sum * weights) / spread;
+                Self::new(scale, Some((weights - scale * sum) / count))
+            }
+            None if squares > 0.0 => Self::new(products / squares, None),
+            _ => self,
+        }
+    }
+}
+
+/// The best of grids that reach to the ends of the block or a little less far, each fitted to the
+/// steps that it gives.
+fn encode_q4(block: &[f32], with_minimum: bool, out: &mut Vec<u8>) {
+    let low = block.iter().copied().fold(f32::INFINITY, f32::min);
+    let high = block.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let farthest = if low.abs() > high.abs() { low } else { high };
+    let starts = (0..8_u8).map(|inset| {
+        let share = 1.0 - 0.03 * f32::from(inset);
+        match with_minimum {
+            true => {
+                let (middle, width) = ((low + high) / 2.0, (high - low) * share);
+                Grid::new(width / 15.0, Some(middle - width / 2.0))
+            }
+            false => Grid::new(farthest * share / -8.0, None),
+        }
+    });
+    let fitted = |grid: Grid| (0..4).fold(grid, |grid, _| grid.fitted(block));
+    let grids = starts.flat_map(|grid| [grid, fitted(grid)]);
+    let best = grids.min_by(|a, b| a.error(block).total_cmp(&b.error(block)));
+    let Some(best) = best else { return };
+    out.extend(best.scale.to_le_bytes());
+    out.extend(best.minimum.into_iter().flat_map(f16::to_le_bytes));
+    let (front, back) = block.split_at(block.len() / 2);
+    out.extend(front.iter().zip(back).map(|(&low, &high)| best.step(low) | best.step(high) << 4));
+}
+
 fn half_at(block: &[u8], at: usize) -> f32 {
     f16::from_le_bytes([block[at], block[at + 1]]).to_f32()
 }
@@ -184,6 +295,75 @@ fn q6_k(block: &[u8], weights: &mut [f32]) {
                 let sub_scale = scales[8 * half + 2 * run + index / 16].cast_signed();
                 weights[128 * half + 32 * run + index] =
                     scale * f32::from(sub_scale) * (f32::from(value) - 32.0);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Weights of two sizes, some blocks of one value only.
+    fn weights() -> Vec<f32> {
+        let noise = |at: usize| ((at * 7919 % 2003) as f32 / 1001.5 - 1.0).powi(3);
+        let scale = |at: usize| if at / 32 % 3 == 0 { 0.01 } else { 2.0 };
+        let mut weights: Vec<f32> = (0..32 * 60).map(|at| noise(at) * scale(at)).collect();
+        weights[..32].fill(0.0);
+        weights[32..64].fill(-1.5);
+        weights
+    }
+
+    fn error(encoding: Encoding, weights: &[f32]) -> f32 {
+        let (mut bytes, mut found) = (Vec::new(), Vec::<f32>::new());
+        encoding.encode(weights, &mut bytes);
+        assert_eq!(Some(bytes.len()), encoding.row_bytes(weights.len()));
+        encoding.decode(&bytes, &mut found);
+        assert_eq!(found.len(), weights.len());
+        let squares = weights.iter().zip(found).map(|(weight, found)| (weight - found).powi(2));
+        (squares.sum::<f32>() / weights.iter().map(|weight| weight.powi(2)).sum::<f32>()).sqrt()
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        let weights = weights();
+        let bounds = [
+            (Encoding::F32, 0.0),
+            (Encoding::F16, 3e-4),
+            (Encoding::Bf16, 3e-3),
+            (Encoding::Q8_0, 0.006),
+            (Encoding::Q4_1, 0.09),
+            (Encoding::Q4_0, 0.1),
+        ];
+        for (encoding, bound) in bounds {
+            let error = error(encoding, &weights);
+            assert!(error <= bound, "{encoding:?}: {error}");
+        }
+    }
+
+    /// Steps from the least to the greatest weight, as the reference has them, are never better.
+    #[test]
+    fn four_bits_are_fitted_to_the_weights() {
+        for block in weights().chunks_exact(32) {
+            let low = block.iter().copied().fold(f32::INFINITY, f32::min);
+            let high = block.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let plain = Grid::new((high - low) / 15.0, Some(low)).error(block);
+            let (mut bytes, mut found) = (Vec::new(), Vec::<f32>::new());
+            Encoding::Q4_1.encode(block, &mut bytes);
+            Encoding::Q4_1.decode(&bytes, &mut found);
+            let best: f32 = block.iter().zip(found).map(|(a, b)| (a - b).powi(2)).sum();
+            assert!(best <= plain * (1.0 + 1e-4) + 1e-12, "{best} {plain}");
+        }
+    }
+
+    #[test]
+    fn weights_that_are_not_finite_do_not_panic() {
+        for bad in [f32::NAN, f32::INFINITY, f32::MAX] {
+            let block = [bad; 32];
+            for encoding in [Encoding::Q8_0, Encoding::Q4_0, Encoding::Q4_1] {
+                let mut bytes = Vec::new();
+                encoding.encode(&block, &mut bytes);
+                assert_eq!(bytes.len(), encoding.block_bytes());
             }
         }
     }

@@ -26,20 +26,36 @@ pub enum FileAccess {
 #[derive(Debug)]
 pub(super) struct DataFile {
     path: PathBuf,
-    file: File,
-    map: Option<Mmap>,
+    source: Source,
     len: u64,
+}
+
+#[derive(Debug)]
+enum Source {
+    File(File),
+    Map(File, Mmap),
+    /// Part of the program.
+    Program(&'static [u8]),
 }
 
 impl DataFile {
     pub(super) fn open(path: &Path, access: FileAccess) -> Result<Self, WeightsError> {
         let file = open_regular(path)?;
         let len = file_len(&file, path)?;
-        let map = match access {
-            FileAccess::Mapped if len > 0 => Some(map(&file, path)?),
-            _ => None,
+        let source = match access {
+            FileAccess::Mapped if len > 0 => {
+                let map = map(&file, path)?;
+                Source::Map(file, map)
+            }
+            _ => Source::File(file),
         };
-        Ok(Self { path: path.to_owned(), file, map, len })
+        Ok(Self { path: path.to_owned(), source, len })
+    }
+
+    /// Bytes that are part of the program, with a path for errors.
+    pub(super) fn from_bytes(path: &Path, bytes: &'static [u8]) -> Self {
+        let len = bytes.len() as u64;
+        Self { path: path.to_owned(), source: Source::Program(bytes), len }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -54,12 +70,13 @@ impl DataFile {
     pub(super) fn read(&self, range: Range<u64>) -> Result<Cow<'_, [u8]>, WeightsError> {
         self.check_len()?;
         let places = to_usize(&range).filter(|_| range.start <= range.end && range.end <= self.len);
-        match (&self.map, places) {
-            (_, None) => Err(self.changed(self.len)),
-            (Some(map), Some(places)) => Ok(Cow::Borrowed(&map[places])),
-            (None, Some(places)) => {
+        let Some(places) = places else { return Err(self.changed(self.len)) };
+        match &self.source {
+            Source::Map(_, map) => Ok(Cow::Borrowed(&map[places])),
+            Source::Program(bytes) => Ok(Cow::Borrowed(&bytes[places])),
+            Source::File(file) => {
                 let mut bytes = vec![0; places.len()];
-                let mut file = &self.file;
+                let mut file: &File = file;
                 file.seek(SeekFrom::Start(range.start))
                     .and_then(|_| file.read_exact(&mut bytes))
                     .map_err(|source| WeightsError::io("read", &self.path, source))?;
@@ -72,7 +89,7 @@ impl DataFile {
     /// counting them twice would double the memory that loading takes.
     pub(super) fn release(&self, range: Range<u64>) {
         const PAGE: usize = 4096;
-        let (Some(map), Some(places)) = (&self.map, to_usize(&range)) else { return };
+        let (Source::Map(_, map), Some(places)) = (&self.source, to_usize(&range)) else { return };
         let start = places.start.next_multiple_of(PAGE);
         let end = places.end / PAGE * PAGE;
         if start < end {
@@ -83,7 +100,8 @@ impl DataFile {
     /// Refuses a file that is shorter than it was. This narrows the window in which a mapped
     /// file can be cut short unnoticed; see [`FileAccess::Buffered`] for closing it.
     fn check_len(&self) -> Result<(), WeightsError> {
-        match file_len(&self.file, &self.path)? {
+        let (Source::File(file) | Source::Map(file, _)) = &self.source else { return Ok(()) };
+        match file_len(file, &self.path)? {
             found if found < self.len => Err(self.changed(found)),
             _ => Ok(()),
         }

@@ -1,4 +1,4 @@
-//! The weights of a model: reading safetensors and GGUF, and writing the hub's folders.
+//! The weights of a model: reading and writing the hub's folders and GGUF files.
 
 mod adapter;
 mod encoding;
@@ -19,6 +19,7 @@ pub use error::{
 };
 pub use export::SaveOptions;
 pub use file::FileAccess;
+pub use gguf::{GgufOptions, GgufType, UnknownGgufType};
 pub use load::{LoadOptions, WeightType};
 pub use model_files::ModelFiles;
 pub use tensor_file::{NamedTensor, TensorFile, write_tensors};

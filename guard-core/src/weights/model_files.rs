@@ -67,6 +67,18 @@ impl ModelFiles {
         Ok(Self { path: path.to_owned(), config, weights: Weights::Gguf(Box::new(gguf)) })
     }
 
+    /// Opens a GGUF file that is part of the program, as by `include_bytes!`. `name` stands for its
+    /// path in errors.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError`] says what is wrong with it.
+    pub fn from_gguf_bytes(name: &str, bytes: &'static [u8]) -> Result<Self, WeightsError> {
+        let gguf = GgufFile::from_bytes(name, bytes)?;
+        let config = gguf.config.clone();
+        Ok(Self { path: name.into(), config, weights: Weights::Gguf(Box::new(gguf)) })
+    }
+
     fn open_folder(folder: &Path, access: FileAccess) -> Result<Self, WeightsError> {
         let single = folder.join("model.safetensors");
         let index = folder.join("model.safetensors.index.json");

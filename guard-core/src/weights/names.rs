@@ -51,6 +51,16 @@ pub(super) fn from_gguf(name: &str) -> (String, Rotary) {
     known.unwrap_or_else(|| (format!("gguf/{name}"), Rotary::No))
 }
 
+/// The GGUF name of one of the hub's tensors; `None` for one that GGUF has no name for.
+pub(super) fn to_gguf(name: &str) -> Option<(String, Rotary)> {
+    if let Some((gguf, _)) = TOP.iter().find(|(_, hub)| *hub == name) {
+        return Some(((*gguf).to_owned(), Rotary::No));
+    }
+    let (layer, part) = name.strip_prefix("model.layers.")?.split_once('.')?;
+    let (gguf, _, rotary) = BLOCK.iter().find(|(_, hub, _)| *hub == part)?;
+    Some((format!("blk.{layer}.{gguf}"), *rotary))
+}
+
 /// Whether a tensor may stand in a file although the model computes it itself: rotary
 /// frequencies, which older exports store.
 pub(super) fn is_derived(name: &str) -> bool {
@@ -68,6 +78,13 @@ mod tests {
             from_gguf("blk.12.attn_q.weight"),
             ("model.layers.12.self_attn.q_proj.weight".to_owned(), Rotary::Query)
         );
+        for gguf in
+            ["output.weight", "token_embd.weight", "blk.3.ffn_down.weight", "blk.0.attn_k.weight"]
+        {
+            let (hub, rotary) = from_gguf(gguf);
+            assert_eq!(to_gguf(&hub), Some((gguf.to_owned(), rotary)));
+        }
+        assert_eq!(to_gguf("model.layers.0.self_attn.q_proj.lora_A.weight"), None);
         for unknown in ["blk.x.attn_q.weight", "blk.00.attn_q.weight", "blk.", "model.norm.weight"]
         {
             assert_eq!(from_gguf(unknown), (format!("gguf/{unknown}"), Rotary::No));

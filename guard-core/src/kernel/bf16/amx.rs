@@ -5,37 +5,20 @@
 
 use std::arch::asm;
 use std::arch::x86_64::__cpuid_count;
-use std::ops::Range;
 use std::sync::LazyLock;
 
-use rayon::prelude::*;
-
 use super::Parts;
-use super::pack::{LINES, Packed, Row, Side, Tile};
-use crate::kernel::Before;
-use crate::kernel::product::{Matrix, Output};
-
-/// Entries of the inner dimension, rows and columns that are packed at a time: both factors stay
-/// in the cache of a core while they are multiplied.
-const DEEP: usize = 1024;
-const TALL: usize = 2048;
-const WIDE: usize = 2048;
-
-/// Rows and columns of a task, in pairs of blocks of lines.
-const TASK_ROWS: usize = 8;
-const TASK_COLUMNS: usize = 4;
-
-/// Lines of two blocks.
-const PAIR: usize = 2 * LINES;
+use super::blocks::{Job, Kernel, Square};
+use super::pack::{LINES, Row, Tile};
+use super::vectors;
 
 /// Whether the processor multiplies brain floats in tiles and the system lets this process do it.
 pub(super) fn available() -> bool {
     static AVAILABLE: LazyLock<bool> = LazyLock::new(|| {
-        let vectors = is_x86_feature_detected!("avx512f")
-            && is_x86_feature_detected!("avx512bw")
-            && is_x86_feature_detected!("avx512bf16");
         // Leaf 7: bit 22 of EDX is AMX-BF16, bit 24 AMX-TILE.
-        vectors && __cpuid_count(7, 0).edx & (1 << 22 | 1 << 24) == 1 << 22 | 1 << 24 && permitted()
+        vectors::available()
+            && __cpuid_count(7, 0).edx & (1 << 22 | 1 << 24) == 1 << 22 | 1 << 24
+            && permitted()
     });
     *AVAILABLE
 }
@@ -48,126 +31,11 @@ fn permitted() -> bool {
     unsafe { libc::syscall(libc::SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0 }
 }
 
-/// `output = a b` or `output += a b`, row by row, on all threads.
-///
-/// # Panics
-///
-/// When tiles are not [`available`], or the sizes do not fit.
-pub(super) fn multiply(parts: Parts, a: Matrix<'_>, b: Matrix<'_>, output: Output, before: Before) {
-    assert!(available(), "no tile registers");
-    assert_eq!(a.columns(), b.rows(), "inner dimensions");
-    let (rows, inner, columns) = (a.rows(), a.columns(), b.columns());
-    assert_eq!(output.count(), rows * columns, "size of the output");
-    if inner == 0 && before == Before::Overwritten {
-        // SAFETY: the output has as many values.
-        return unsafe { std::ptr::write_bytes(output.at(0), 0, output.count()) };
-    }
-    let b = b.transposed();
-    let (mut left, mut right) = (Packed::default(), Packed::default());
-    for wide in chunks(columns, WIDE) {
-        for deep in chunks(inner, DEEP) {
-            // SAFETY: `available` has seen the features.
-            unsafe { right.fill(b.part(wide.clone(), deep.clone()), Side::Right, parts) };
-            for tall in chunks(rows, TALL) {
-                // SAFETY: as above.
-                unsafe { left.fill(a.part(tall.clone(), deep.clone()), Side::Left, parts) };
-                let keep = before == Before::Kept || deep.start > 0;
-                let chunk = Chunk {
-                    parts,
-                    factors: [&left, &right],
-                    first: [tall.start, wide.start],
-                    sizes: [tall.len(), wide.len()],
-                    output,
-                    stride: columns,
-                    keep,
-                };
-                chunk.multiply();
-            }
-        }
-    }
-}
-
-fn chunks(count: usize, size: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..count).step_by(size).map(move |start| start..count.min(start + size))
-}
-
-/// Packed factors, and where their product goes.
-#[derive(Clone, Copy)]
-struct Chunk<'a> {
-    parts: Parts,
-    factors: [&'a Packed; 2],
-    /// The row and the column of the output where the product begins, and how many it has.
-    first: [usize; 2],
-    sizes: [usize; 2],
-    output: Output,
-    /// Values from one row of the output to the next.
-    stride: usize,
-    /// Whether the product is added to what is there.
-    keep: bool,
-}
-
-impl Chunk<'_> {
-    fn multiply(self) {
-        let [rows, columns] = self.sizes.map(|size| size.div_ceil(PAIR));
-        let across = columns.div_ceil(TASK_COLUMNS);
-        (0..rows.div_ceil(TASK_ROWS) * across).into_par_iter().for_each(|task| {
-            let (row, column) = (task / across * TASK_ROWS, task % across * TASK_COLUMNS);
-            // SAFETY: `multiply` has seen that there are tiles; nothing below uses them but this.
-            let tiles = unsafe { Tiles::configured() };
-            for column in column..columns.min(column + TASK_COLUMNS) {
-                for row in row..rows.min(row + TASK_ROWS) {
-                    self.square(&tiles, [row, column]);
-                }
-            }
-        });
-    }
-
-    /// 32 rows by 32 columns, or what there is of them.
-    fn square(self, tiles: &Tiles, at: [usize; 2]) {
-        let [row, column] = at;
-        let [rows, columns] = [0, 1].map(|axis| PAIR.min(self.sizes[axis] - at[axis] * PAIR));
-        let job = Job {
-            left: self.factors[0].block(2 * row),
-            right: self.factors[1].block(2 * column),
-            steps: self.factors[0].tiles_per_block(),
-        };
-        let row = self.first[0] + row * PAIR;
-        let target = self.output.at(row * self.stride + self.first[1] + column * PAIR);
-        if rows == PAIR && columns == PAIR {
-            // SAFETY: all 32 rows and columns lie within the output, and no other task has them.
-            return unsafe { tiles.multiply(self.parts, job, target, self.stride, self.keep) };
-        }
-        let mut square = [0.0_f32; PAIR * PAIR];
-        // SAFETY: the square is of this size.
-        unsafe { tiles.multiply(self.parts, job, square.as_mut_ptr(), PAIR, false) };
-        for (row, values) in square.chunks_exact(PAIR).take(rows).enumerate() {
-            for (column, value) in values[..columns].iter().enumerate() {
-                // SAFETY: these rows and columns lie within the output, and no other task has them.
-                let sum = unsafe { target.add(row * self.stride + column) };
-                // SAFETY: as above; what is kept was written before.
-                unsafe { sum.write(if self.keep { *sum + value } else { *value }) };
-            }
-        }
-    }
-}
-
-/// Two blocks of lines of each factor.
-#[derive(Clone, Copy)]
-struct Job<'a> {
-    left: &'a [Tile],
-    right: &'a [Tile],
-    /// Tiles of a block of lines.
-    steps: usize,
-}
-
 /// The tile registers of a thread, each of 16 rows of 64 bytes; released when dropped.
-struct Tiles(());
+pub(super) struct Tiles(());
 
-impl Tiles {
-    /// # Safety
-    ///
-    /// There are tile registers, and nobody else on this thread uses them meanwhile.
-    unsafe fn configured() -> Self {
+impl Kernel for Tiles {
+    unsafe fn on_this_thread() -> Self {
         #[repr(C, align(64))]
         struct Configuration {
             palette: u8,
@@ -186,33 +54,15 @@ impl Tiles {
         Self(())
     }
 
-    /// Two blocks of lines by two: 32 rows and columns of the output, whose rows are `stride`
-    /// values apart.
-    ///
-    /// # Panics
-    ///
-    /// When the factors have fewer tiles than two blocks, or none.
-    ///
-    /// # Safety
-    ///
-    /// `output` points to 32 rows of 32 values that may be written, and read if they are kept.
-    unsafe fn multiply(
-        &self,
-        parts: Parts,
-        job: Job<'_>,
-        output: *mut f32,
-        stride: usize,
-        keep: bool,
-    ) {
+    unsafe fn multiply(&self, parts: Parts, job: Job<'_>, square: Square) {
         let tiles = 2 * job.steps;
         assert!(tiles > 0 && job.left.len() >= tiles && job.right.len() >= tiles, "tiles");
-        let output = Square { output, lower: output.wrapping_add(LINES * stride), stride, keep };
         // SAFETY: the registers are configured, there are enough tiles, and the caller promises the
         // output.
         unsafe {
             match parts {
-                Parts::One => add_products(job, output),
-                Parts::Two => add_split_products(job, output),
+                Parts::One => add_products(job, square),
+                Parts::Two => add_split_products(job, square),
             }
         }
     }
@@ -223,16 +73,6 @@ impl Drop for Tiles {
         // SAFETY: whoever made this has configured the registers.
         unsafe { asm!("tilerelease", options(nostack, nomem)) };
     }
-}
-
-/// Where 32 rows and columns go.
-#[derive(Clone, Copy)]
-struct Square {
-    output: *mut f32,
-    /// The 17th row.
-    lower: *mut f32,
-    stride: usize,
-    keep: bool,
 }
 
 /// Zeroes the registers 0 to 3 or loads them, runs the instructions for each step, and stores them.
@@ -268,7 +108,7 @@ macro_rules! run {
             "tilestored [{lower} + {stride} + 64], tmm3",
             keep = in(reg) usize::from($square.keep),
             upper = in(reg) $square.output,
-            lower = in(reg) $square.lower,
+            lower = in(reg) $square.output.wrapping_add(LINES * $square.stride),
             stride = in(reg) $square.stride * size_of::<f32>(),
             left = inout(reg) left => _,
             left2 = inout(reg) left.wrapping_byte_add(block) => _,

@@ -1,16 +1,20 @@
 //! Products of matrices whose entries are 16-bit brain floats (bf16), summed in 32-bit floats.
 //!
 //! The factors come as 32-bit floats and are rounded while they are packed. Processors with tile
-//! registers (AMX) multiply them several times faster than 32-bit floats; on others the rounded
-//! values go through the product of 32-bit floats, which gives the same result but for the order
-//! of sums.
+//! registers (AMX) multiply them several times faster than 32-bit floats, those with AVX-512 BF16
+//! up to twice as fast; on sums the rounded values go through the product of 32-bit floats, which
+//! gives the same result but for the order of sums.
 
 #![allow(unsafe_code, reason = "the output is not cleared first")]
 
 #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
 mod amx;
-#[cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#[cfg(target_arch = "x86_64")]
+mod blocks;
+#[cfg(target_arch = "x86_64")]
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod vectors;
 
 use half::bf16;
 use rayon::prelude::*;
@@ -43,7 +47,13 @@ pub(super) fn product(parts: Parts, a: Matrix<'_>, b: Matrix<'_>) -> Vec<f32> {
 pub(super) fn multiply(parts: Parts, a: Matrix<'_>, b: Matrix<'_>, output: Output, before: Before) {
     #[cfg(all(target_arch = "x86_64", target_os = "linux"))]
     if amx::available() {
-        return amx::multiply(parts, a, b, output, before);
+        // SAFETY: the processor has the instructions.
+        return unsafe { blocks::multiply::<amx::Tiles>(parts, a, b, output, before) };
+    }
+    #[cfg(target_arch = "x86_64")]
+    if parts == Parts::One && vectors::available() {
+        // SAFETY: the processor has the instructions.
+        return unsafe { blocks::multiply::<vectors::Vectors>(parts, a, b, output, before) };
     }
     multiply_rounded(parts, a, b, output, before);
 }
@@ -108,8 +118,18 @@ mod tests {
         let mut sum = before.clone();
         multiply(parts, a, b, Output::of(&mut sum), Before::Kept);
         let found = product(parts, a, b);
-        let mut without_tiles = before.clone();
-        multiply_rounded(parts, a, b, Output::of(&mut without_tiles), Before::Kept);
+        let mut sums = vec![("tiles, or the best there is", sum)];
+        let mut without = before.clone();
+        multiply_rounded(parts, a, b, Output::of(&mut without), Before::Kept);
+        sums.push(("32-bit floats", without));
+        #[cfg(target_arch = "x86_64")]
+        if parts == Parts::One && vectors::available() {
+            let mut sum = before.clone();
+            let output = Output::of(&mut sum);
+            // SAFETY: the processor has the instructions.
+            unsafe { blocks::multiply::<vectors::Vectors>(parts, a, b, output, Before::Kept) };
+            sums.push(("vectors", sum));
+        }
         // Of two parts the least of four products is left out, and what the parts do not hold,
         // which is 2^-17 of a factor.
         let tolerance = (inner as f64 + 1.0) * if parts == Parts::One { 1e-6 } else { 2e-5 };
@@ -120,9 +140,9 @@ mod tests {
                 let at = row * columns + column;
                 let apart = (f64::from(found[at]) - expected).abs();
                 assert!(apart < tolerance, "{parts:?} {row},{column}: {apart}");
-                for (sum, tiles) in [(&sum, true), (&without_tiles, false)] {
+                for (way, sum) in &sums {
                     let apart = (f64::from(sum[at]) - expected - f64::from(before[at])).abs();
-                    assert!(apart < tolerance + 1e-6, "{parts:?}, {tiles} {row},{column}: {apart}");
+                    assert!(apart < tolerance + 1e-6, "{parts:?}, {way} {row},{column}: {apart}");
                 }
             }
         }

@@ -68,6 +68,40 @@ impl Value {
         values.collect::<Result<_, _>>().map(Self::Array)
     }
 
+    /// Appends the value as files have it: the number of its type, and its bytes. Integers and
+    /// floats have 32 bits, as readers of models expect; an empty array holds texts.
+    pub(super) fn write(&self, out: &mut Vec<u8>) {
+        out.extend(self.number().to_le_bytes());
+        self.write_bytes(out);
+    }
+
+    fn number(&self) -> u32 {
+        match self {
+            Self::Unsigned(_) => 4,
+            Self::Signed(_) => 5,
+            Self::Float(_) => 6,
+            Self::Bool(_) => 7,
+            Self::Text(_) => 8,
+            Self::Array(_) => 9,
+        }
+    }
+
+    fn write_bytes(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::Unsigned(value) => out.extend((*value as u32).to_le_bytes()),
+            Self::Signed(value) => out.extend((*value as i32).to_le_bytes()),
+            Self::Float(value) => out.extend((*value as f32).to_le_bytes()),
+            Self::Bool(value) => out.push((*value).into()),
+            Self::Text(text) => write_text(text, out),
+            Self::Array(values) => {
+                let kind = values.first().map_or(Self::Text(String::new()).number(), Self::number);
+                out.extend(kind.to_le_bytes());
+                out.extend((values.len() as u64).to_le_bytes());
+                values.iter().for_each(|value| value.write_bytes(out));
+            }
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             Self::Unsigned(_) => "an unsigned integer",
@@ -78,6 +112,12 @@ impl Value {
             Self::Array(_) => "an array",
         }
     }
+}
+
+/// Appends a text with its length before it.
+pub(super) fn write_text(text: &str, out: &mut Vec<u8>) {
+    out.extend((text.len() as u64).to_le_bytes());
+    out.extend(text.as_bytes());
 }
 
 /// All pairs of a file.

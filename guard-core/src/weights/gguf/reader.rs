@@ -19,15 +19,42 @@ pub(in super::super) struct GgufFile {
     metadata: Metadata,
 }
 
+/// The numbers that encodings have in files.
+pub(super) const TYPES: [(Encoding, u32); 8] = [
+    (Encoding::F32, 0),
+    (Encoding::F16, 1),
+    (Encoding::Q4_0, 2),
+    (Encoding::Q4_1, 3),
+    (Encoding::Q8_0, 8),
+    (Encoding::Q4K, 12),
+    (Encoding::Q6K, 14),
+    (Encoding::Bf16, 30),
+];
+
 /// More tensors or keys than any file has.
 const MAX_ENTRIES: u64 = 100_000;
+
+/// Where tensors begin, in bytes, when a file does not say otherwise: at multiples of this.
+pub(super) const DEFAULT_ALIGNMENT: usize = 32;
 
 /// The largest header that is read: vocabularies of 256,000 tokens take about 10 MB.
 const MAX_HEADER: u64 = 256 << 20;
 
 impl GgufFile {
     pub(in super::super) fn open(path: &Path, access: FileAccess) -> Result<Self, WeightsError> {
-        let file = DataFile::open(path, access)?;
+        Self::from_data(DataFile::open(path, access)?)
+    }
+
+    /// A file whose bytes are part of the program, under a name for errors.
+    pub(in super::super) fn from_bytes(
+        name: &str,
+        bytes: &'static [u8],
+    ) -> Result<Self, WeightsError> {
+        Self::from_data(DataFile::from_bytes(Path::new(name), bytes))
+    }
+
+    fn from_data(file: DataFile) -> Result<Self, WeightsError> {
+        let path = &file.path().to_owned();
         let fault = |fault| WeightsError::Gguf { path: path.to_owned(), fault };
         let (metadata, mut tensors) = read_growing(&file)?.map_err(fault)?;
         check_rope_factors(&tensors).map_err(fault)?;
@@ -114,7 +141,6 @@ impl Entry {
 pub(super) type Entries = BTreeMap<String, Entry>;
 
 pub(super) fn read_header(bytes: &[u8], file_len: u64) -> Result<(Metadata, Entries), GgufFault> {
-    const DEFAULT_ALIGNMENT: usize = 32;
     let mut cursor = Cursor { bytes, at: 0, values_left: MAX_VALUES };
     if cursor.take("its first four bytes")? != *b"GGUF" {
         return Err(GgufFault::Magic);
@@ -232,27 +258,16 @@ fn out_of_file(name: &str) -> GgufFault {
 }
 
 fn encoding(name: &str, kind: u32) -> Result<Encoding, GgufFault> {
-    Ok(match kind {
-        0 => Encoding::F32,
-        1 => Encoding::F16,
-        2 => Encoding::Q4_0,
-        3 => Encoding::Q4_1,
-        8 => Encoding::Q8_0,
-        12 => Encoding::Q4K,
-        14 => Encoding::Q6K,
-        30 => Encoding::Bf16,
-        other => {
-            return Err(GgufFault::Type {
-                what: format!("tensor `{name}`"),
-                found: format!("ggml type {other}"),
-                expected: "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K or Q6_K",
-            });
-        }
+    let known = TYPES.iter().find(|(_, number)| *number == kind);
+    known.map(|(encoding, _)| *encoding).ok_or_else(|| GgufFault::Type {
+        what: format!("tensor `{name}`"),
+        found: format!("ggml type {kind}"),
+        expected: "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q4_K or Q6_K",
     })
 }
 
 /// The tensor that holds rotary factors.
-const ROPE_FACTORS: &str = "rope_freqs.weight";
+pub(super) const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 /// Refuses more rotary factors than any head has, before they are read.
 fn check_rope_factors(tensors: &Entries) -> Result<(), GgufFault> {

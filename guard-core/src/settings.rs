@@ -1,0 +1,74 @@
+//! How a guard model wants to be used, as it is kept beside its weights.
+
+use serde::{Deserialize, Serialize};
+
+use crate::prompt::PromptStyle;
+use crate::score::Calibration;
+
+/// How a guard model is asked and how its answers are read: what it was trained with, and the
+/// calibration that was fitted to it. A model's folder keeps it as [`GuardSettings::FILE`].
+///
+/// ```
+/// use guard_core::{GuardSettings, PromptStyle};
+///
+/// let settings: GuardSettings = serde_json::from_str(r#"{"style": "chat", "knows_modes": true}"#)?;
+/// assert_eq!(settings.style, PromptStyle::Chat);
+/// assert!(settings.calibration.is_none());
+/// # Ok::<(), serde_json::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct GuardSettings {
+    /// The prompt of the model.
+    pub style: PromptStyle,
+    /// Whether the model was trained with the instructions of the modes.
+    pub knows_modes: bool,
+    /// How its probabilities are calibrated. Without it, answers are read from what the model
+    /// writes, and there are no scores.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub calibration: Option<Calibration>,
+}
+
+impl GuardSettings {
+    /// The name of the file in a model's folder.
+    pub const FILE: &str = "guard.json";
+
+    /// The settings of a model with this prompt.
+    #[must_use]
+    pub fn new(style: PromptStyle) -> Self {
+        Self { style, ..Self::default() }
+    }
+
+    /// The same settings, for a model that was trained with the instructions of the modes.
+    #[must_use]
+    pub fn with_modes(mut self) -> Self {
+        self.knows_modes = true;
+        self
+    }
+
+    /// The same settings with answers from probabilities.
+    #[must_use]
+    pub fn with_calibration(mut self, calibration: Calibration) -> Self {
+        self.calibration = Some(calibration);
+        self
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_round_trip_and_refuse_what_is_unknown() {
+        let scored = GuardSettings::new(PromptStyle::Compact).with_modes();
+        for settings in [GuardSettings::default(), scored.with_calibration(Calibration::default())]
+        {
+            let json = serde_json::to_string(&settings).unwrap();
+            assert_eq!(serde_json::from_str::<GuardSettings>(&json).unwrap(), settings);
+        }
+        for bad in [r#"{"stile": "chat"}"#, r#"{"style": "loud"}"#, "3"] {
+            assert!(serde_json::from_str::<GuardSettings>(bad).is_err(), "{bad}");
+        }
+    }
+}

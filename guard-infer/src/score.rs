@@ -1,0 +1,169 @@
+//! How probable continuations of prompts are.
+
+use std::time::{Duration, Instant};
+
+use guard_core::burn::tensor::activation::log_softmax;
+use guard_core::burn::tensor::{Int, Tensor, TensorData};
+use guard_core::{Finish, GenerateOptions, Prompt, ScoreRequest, Scored, TokenBatch, Usage};
+
+use crate::batch::{Batch, Prefilled};
+use crate::error::GenerateError;
+use crate::generator::LlamaGenerator;
+
+/// The tokens that all continuations of a prompt share, prompt included, and what follows in each:
+/// at least one token.
+struct Question {
+    shared: Vec<u32>,
+    tails: Vec<Vec<u32>>,
+}
+
+impl Question {
+    fn usage(&self, started: Instant) -> Usage {
+        let tails = self.tails.iter().map(Vec::len).sum();
+        Usage::new(self.shared.len(), tails, started.elapsed())
+    }
+}
+
+impl LlamaGenerator {
+    /// See [`TextGenerator::score`](guard_core::TextGenerator::score).
+    pub(crate) fn score_all(
+        &self,
+        requests: &[ScoreRequest],
+        deadline: Option<Duration>,
+    ) -> Vec<Result<Scored, GenerateError>> {
+        let mut options = GenerateOptions::default();
+        options.deadline = deadline;
+        let batch = self.batch(&options);
+        let mut results = Vec::new();
+        let mut questions = Vec::new();
+        for (index, request) in requests.iter().enumerate() {
+            match self.question(request) {
+                Ok(question) => {
+                    results.push(Ok(Scored::cut_off(Finish::NotRun, Usage::default())));
+                    questions.push((index, question));
+                }
+                Err(error) => results.push(Err(error)),
+            }
+        }
+        // Forks of a prompt count as its samples do.
+        let forks = questions.iter().map(|(_, question)| question.tails.len()).max().unwrap_or(1);
+        let lengths: Vec<usize> = questions.iter().map(|(_, q)| q.shared.len()).collect();
+        for group in self.groups(&lengths, forks) {
+            let group: Vec<&(usize, Question)> = group.into_iter().map(|i| &questions[i]).collect();
+            let asked: Vec<&Question> = group.iter().map(|(_, question)| question).collect();
+            for ((place, _), scored) in group.iter().zip(batch.score(&asked)) {
+                results[*place] = scored;
+            }
+        }
+        results
+    }
+
+    /// Encodes a request and parts what its continuations share from what they do not.
+    fn question(&self, request: &ScoreRequest) -> Result<Question, GenerateError> {
+        let mut shared = self.encode(&request.prompt)?;
+        let prefix = self.tokenizer().prefix().len();
+        let mut tails = Vec::new();
+        for text in &request.continuations {
+            let ids = self.tokenizer().encode(&Prompt::text(text))?;
+            tails.push(ids[prefix.min(ids.len())..].to_vec());
+        }
+        let shortest = tails.iter().map(Vec::len).min().unwrap_or(0);
+        if shortest == 0 {
+            return Err(GenerateError::EmptyContinuation);
+        }
+        let longest = tails.iter().map(Vec::len).max().unwrap_or(0);
+        let (tokens, limit) = (shared.len() + longest, self.model().config().max_positions);
+        if tokens > limit {
+            return Err(GenerateError::TooLong { tokens, limit });
+        }
+        let alike = (0..shortest - 1).take_while(|&at| tails.iter().all(|t| t[at] == tails[0][at]));
+        let alike = alike.count();
+        shared.extend_from_slice(&tails[0][..alike]);
+        for tail in &mut tails {
+            tail.drain(..alike);
+        }
+        Ok(Question { shared, tails })
+    }
+}
+
+impl Batch<'_> {
+    /// Reads what each question's continuations share once, and the rest of them side by side.
+    fn score(&self, questions: &[&Question]) -> Vec<Result<Scored, GenerateError>> {
+        match self.try_score(questions) {
+            Ok(Some(scores)) => {
+                let scored = questions.iter().zip(scores);
+                scored.map(|(q, scores)| Ok(Scored::new(scores, q.usage(self.started)))).collect()
+            }
+            Ok(None) => {
+                let late = |q: &&Question| Scored::cut_off(Finish::Deadline, q.usage(self.started));
+                questions.iter().map(|question| Ok(late(question))).collect()
+            }
+            Err(error) => vec![Err(error); questions.len()],
+        }
+    }
+
+    /// The scores, or `None` when the deadline has passed.
+    fn try_score(&self, questions: &[&Question]) -> Result<Option<Vec<Vec<f64>>>, GenerateError> {
+        if self.is_late() {
+            return Ok(None);
+        }
+        let shared: Vec<&[u32]> = questions.iter().map(|q| q.shared.as_slice()).collect();
+        let Some(Prefilled { cache, logits }) = self.prefill(&shared)? else { return Ok(None) };
+        let firsts = logits.iter().map(|logits| log_sum_exp(logits)).collect::<Vec<_>>();
+        let mut scores: Vec<Vec<f64>> = questions
+            .iter()
+            .zip(logits.iter().zip(firsts))
+            .map(|(question, (logits, all))| {
+                let first = |tail: &Vec<u32>| f64::from(logits[tail[0] as usize]) - all;
+                question.tails.iter().map(first).collect()
+            })
+            .collect();
+        let rows: Vec<(usize, usize)> = questions
+            .iter()
+            .enumerate()
+            .flat_map(|(q, question)| (0..question.tails.len()).map(move |tail| (q, tail)))
+            .filter(|&(q, tail)| questions[q].tails[tail].len() > 1)
+            .collect();
+        for rows in rows.chunks(self.max_rows) {
+            let forks: Vec<usize> = rows.iter().map(|(question, _)| *question).collect();
+            let tails: Vec<&[u32]> =
+                rows.iter().map(|&(q, tail)| questions[q].tails[tail].as_slice()).collect();
+            for (&(q, tail), score) in rows.iter().zip(self.tails(&tails, cache.select(&forks))?) {
+                scores[q][tail] += score;
+            }
+        }
+        Ok(Some(scores))
+    }
+
+    /// The log-probability of each row's tokens behind the first, which is read, too.
+    fn tails(
+        &self,
+        tails: &[&[u32]],
+        mut cache: guard_core::KvCache,
+    ) -> Result<Vec<f64>, GenerateError> {
+        let read: Vec<&[u32]> = tails.iter().map(|tail| &tail[..tail.len() - 1]).collect();
+        let tokens = TokenBatch::new(&read)?;
+        let hidden = self.model.forward(&tokens, Some(&mut cache))?;
+        let rows = read.iter().enumerate();
+        let places: Vec<usize> = rows
+            .flat_map(|(row, ids)| (0..ids.len()).map(move |at| (row, at)))
+            .map(|(row, at)| row * tokens.width() + at)
+            .collect();
+        let next: Vec<i32> =
+            tails.iter().flat_map(|tail| tail[1..].iter().map(|&id| id as i32)).collect();
+        let logits = self.model.logits(self.model.gather(hidden, &places));
+        let shape = [next.len(), 1];
+        let next = Tensor::<2, Int>::from_data(TensorData::new(next, shape), &logits.device());
+        let mut found =
+            log_softmax(logits, 1).gather(1, next).try_into_vec_as::<f32>()?.into_iter();
+        let sum = |tail: &&[u32]| found.by_ref().take(tail.len() - 1).map(f64::from).sum();
+        Ok(tails.iter().map(sum).collect())
+    }
+}
+
+/// The logarithm of the sum of the exponentials.
+fn log_sum_exp(logits: &[f32]) -> f64 {
+    let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
+    highest + sum.ln()
+}
