@@ -12,10 +12,10 @@ use guard_eval::{
     evaluate, find_predictions, read_predictions,
 };
 use guard_examples::lines::{self, Outcome, Output};
-use guard_examples::model::DeviceArguments;
+use guard_examples::model::{DeviceArguments, JudgeArguments, identity};
 use guard_examples::progress;
 use guard_examples::sources::open_benchmark;
-use guard_infer::{Guard, GuardBuilder, JudgeOptions};
+use guard_infer::Guard;
 
 /// Score predictions, or run a guard over benchmarks.
 #[derive(Parser)]
@@ -27,7 +27,7 @@ struct Arguments {
     /// FILE.jsonl, samples of your own. The model is run over it, and predictions are scored by it.
     #[arg(long)]
     benchmark: Vec<String>,
-    /// A model: a folder as the hub has it, or a .gguf file.
+    /// A model to run: a folder as the hub has it, or a .gguf file.
     #[arg(long, requires = "benchmark")]
     model: Option<PathBuf>,
     #[command(flatten)]
@@ -35,9 +35,8 @@ struct Arguments {
     /// Where predictions of a run go; a run that was stopped goes on.
     #[arg(long, default_value = "predictions")]
     output: PathBuf,
-    /// The most tokens of reasoning and answers.
-    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
-    max_tokens: u32,
+    #[command(flatten)]
+    judge: JudgeArguments,
     /// How undetermined rows count in the leading table: strict, reference or blocked.
     #[arg(long, default_value_t = ScoringPolicy::Strict)]
     policy: ScoringPolicy,
@@ -81,10 +80,7 @@ fn run(arguments: &Arguments) -> Outcome<()> {
         }
     }
     if let Some(model) = &arguments.model {
-        let guard = GuardBuilder::new(model)
-            .device(arguments.place.device)
-            .max_rows(arguments.place.rows())
-            .build()?;
+        let guard = arguments.judge.guard(model, &arguments.place)?;
         for dataset in &datasets {
             evaluations.push(judge(&guard, dataset, arguments)?);
         }
@@ -126,11 +122,11 @@ fn judge(guard: &dyn Guard, dataset: &Dataset, arguments: &Arguments) -> Outcome
     }
     let folder = arguments.output.join(&guard.info().id).join(name);
     std::fs::create_dir_all(&folder)?;
-    let model = arguments.model.as_ref().and_then(|path| path.canonicalize().ok());
+    let model = arguments.model.as_deref().map(identity).unwrap_or_default();
     let options = RunOptions::default()
-        .with_identity(model.unwrap_or_default().to_string_lossy())
+        .with_identity(model)
         .with_batch(arguments.place.rows())
-        .with_judge(JudgeOptions::default().with_max_tokens(arguments.max_tokens as usize))
+        .with_judge(arguments.judge.options())
         .with_output(folder.join(guard_eval::PREDICTIONS_FILE));
     let bar = progress::bar(0, dataset.rows().len());
     let mut observer = |progress: &RunProgress| {

@@ -7,12 +7,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use guard_examples::lines::{self, Line, Outcome, Output};
-use guard_examples::model::ModelArguments;
+use guard_examples::model::{JudgeArguments, ModelArguments};
 use guard_examples::{progress, terminal};
-use guard_infer::{
-    Action, Decision, Exchange, Guard, GuardBuilder, GuardError, JudgeOptions, Policy, PromptStyle,
-    Verdict,
-};
+use guard_infer::{Action, Decision, Exchange, Guard, GuardError, JudgeOptions, Policy, Verdict};
 use serde::de::IgnoredAny;
 use serde::{Deserialize, Serialize};
 
@@ -39,12 +36,8 @@ struct Arguments {
     /// Print one exchange's verdict as JSON.
     #[arg(long)]
     json: bool,
-    /// How the model is asked: benchmark, deploy or chat.
-    #[arg(long, default_value_t)]
-    style: PromptStyle,
-    /// The most tokens of reasoning and answers.
-    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
-    max_tokens: u32,
+    #[command(flatten)]
+    judge: JudgeArguments,
 }
 
 /// One line of input. A field that is not known may be a misspelt response, so it is an error;
@@ -92,12 +85,8 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<Action> {
-    let guard = GuardBuilder::new(&arguments.model.model)
-        .device(arguments.model.place.device)
-        .prompt_style(arguments.style)
-        .max_rows(arguments.model.place.rows())
-        .build()?;
-    let options = JudgeOptions::default().with_max_tokens(arguments.max_tokens as usize);
+    let guard = arguments.judge.guard(&arguments.model.model, &arguments.model.place)?;
+    let options = arguments.judge.options();
     match &arguments.input {
         Some(input) => {
             judge_file(&guard, &options, arguments, input)?;

@@ -27,7 +27,8 @@ fi
 if [ ! -e "$out/cases.json" ]; then
     "$PYTHON" scripts/smollm2_reference.py goldens "$out/SmolLM2-135M-Instruct.Q4_1.gguf" "$prompts" "$out"
 fi
-GUARD_SMOLLM2=$out cargo test -p guard-infer --test smollm2 -- --nocapture
+# With the whole workspace, so that burn is not built again for the features of one crate.
+GUARD_SMOLLM2=$out cargo test --workspace --test smollm2 -- --nocapture
 for model in smollm2 tied-gqa-llama3 untied-mha-llama2 untied-gqa-bf16 sharded-gqa-f16; do
     reference=guard-core/testdata/models/$model
     [ "$model" = smollm2 ] && reference=$out/hf

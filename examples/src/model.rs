@@ -1,9 +1,12 @@
 //! The flags of every example that runs a model.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use guard_infer::{DeviceName, LlamaGenerator, LoadOptions};
+use guard_infer::{
+    BuildError, DeviceName, GuardBuilder, JudgeMode, JudgeOptions, LlamaGenerator, LlamaGuard,
+    LoadOptions, ModelFiles, PromptStyle,
+};
 
 use crate::lines::Outcome;
 
@@ -26,8 +29,55 @@ impl ModelArguments {
     /// When there is no such device or model.
     pub fn open(&self) -> Outcome<LlamaGenerator> {
         let device = self.place.device.open()?;
-        let generator = LlamaGenerator::open(&self.model, LoadOptions::default(), &device)?;
+        let files = ModelFiles::open(&self.model)?;
+        let generator = LlamaGenerator::from_files(&files, LoadOptions::default(), &device)?;
         Ok(generator.with_max_rows(self.place.rows()))
+    }
+}
+
+/// A name of a model that stays the same wherever it is called from.
+#[must_use]
+pub fn identity(model: &Path) -> String {
+    model.canonicalize().unwrap_or_else(|_| model.to_owned()).display().to_string()
+}
+
+/// How a guard is asked.
+#[derive(Args, Debug)]
+pub struct JudgeArguments {
+    /// How the model is asked: benchmark, deploy, chat or compact. Default: what the model's
+    /// guard.json says; without one, benchmark.
+    #[arg(long)]
+    pub style: Option<PromptStyle>,
+    /// Whether the guard reasons first: reason, verdict (answers at once, from the probabilities of
+    /// the labels), adaptive (reasons where these lie between 0.2 and 0.8), adaptive:LOW:HIGH.
+    #[arg(long, default_value_t)]
+    pub mode: JudgeMode,
+    /// The most tokens of reasoning and answers.
+    #[arg(long, default_value_t = 2048, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_tokens: u32,
+}
+
+impl JudgeArguments {
+    /// A guard on this model.
+    ///
+    /// # Errors
+    ///
+    /// When there is no such device or model.
+    pub fn guard(&self, model: &Path, place: &DeviceArguments) -> Result<LlamaGuard, BuildError> {
+        let mut builder = GuardBuilder::new(model).device(place.device).max_rows(place.rows());
+        if let Some(style) = self.style {
+            builder = builder.prompt_style(style);
+        }
+        if self.mode != JudgeMode::Reason {
+            builder = builder.scores();
+        }
+        builder.build()
+    }
+
+    /// The options of each call.
+    #[must_use]
+    pub fn options(&self) -> JudgeOptions {
+        JudgeOptions::default().with_max_tokens(self.max_tokens as usize).with_mode(self.mode)
     }
 }
 

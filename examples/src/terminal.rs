@@ -4,7 +4,7 @@
 use std::fmt::Write;
 
 use guard_infer::guard_core::visible;
-use guard_infer::{Action, Answer, Decision, Harm, Label, Reasoning, Task, Verdict};
+use guard_infer::{Action, Answer, Decision, Harm, Judged, Label, Reasoning, Task, Verdict};
 
 /// How verdicts are shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,9 +43,11 @@ pub fn render(verdict: &Verdict, decision: Decision, style: Style) -> String {
         render_reasoning(&mut out, reasoning, style);
     }
     let _ = writeln!(out, "{}", style.paint(BOLD, "Verdict"));
-    line(&mut out, "request", &harm(verdict.request.answer, style));
-    line(&mut out, "completion", &verdict.completion.answer.to_string());
-    line(&mut out, "response", &harm(verdict.response.answer, style));
+    line(&mut out, "request", &harm(verdict.request, style));
+    let completion = verdict.completion;
+    let refusal = probability("of refusal", completion.score);
+    line(&mut out, "completion", &format!("{}{refusal}", completion.answer));
+    line(&mut out, "response", &harm(verdict.response, style));
     if verdict.consistent == Some(false) {
         line(&mut out, "note", &style.paint(YELLOW, "the reasoning concludes otherwise"));
     }
@@ -68,14 +70,20 @@ fn line(out: &mut String, name: &str, value: &str) {
     let _ = writeln!(out, "  {name:<11}{value}");
 }
 
-fn harm(answer: Answer<Harm>, style: Style) -> String {
-    let code = match answer {
+fn harm(judged: Judged<Harm>, style: Style) -> String {
+    let code = match judged.answer {
         Answer::Given(label) if label.is_positive() => RED,
         Answer::Given(_) => GREEN,
         Answer::Undetermined(_) => YELLOW,
         _ => BOLD,
     };
-    style.paint(code, &answer.to_string())
+    let answer = style.paint(code, &judged.answer.to_string());
+    format!("{answer}{}", probability("of harm", judged.score))
+}
+
+/// What a score says, if there is one.
+fn probability(what: &str, score: Option<f64>) -> String {
+    score.map_or_else(String::new, |score| format!(" (probability {what}: {score:.2})"))
 }
 
 fn render_reasoning(out: &mut String, reasoning: &Reasoning, style: Style) {

@@ -2,6 +2,8 @@
 #![cfg(unix)]
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -9,17 +11,7 @@ use std::time::{Duration, Instant};
 use guard_infer::guard_core::burn::tensor::Device;
 use guard_infer::{LlamaGenerator, LoadOptions};
 use serde_json::{Value, json};
-
-/// An example's program, which cargo builds beside the tests.
-fn example(name: &str) -> Command {
-    let own = std::env::current_exe().unwrap();
-    let folder = own.parent().unwrap().parent().unwrap().join("examples");
-    Command::new(folder.join(name))
-}
-
-fn tiny() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../guard-core/testdata/models/tied-gqa-llama3")
-}
+use support::{example, succeeds, tiny, told};
 
 const CONFIG: &str = "[train]\nexamples_per_step = 2\nlearning_rate = 1e-3\n[encoding]\ncutoff = 48\n\
                       [checkpoints]\nevery = 5\n";
@@ -48,18 +40,6 @@ fn train(name: &str, folder: &Path, data: &str, output: &str, more: &[&str]) -> 
     command.arg("--config").arg(folder.join("run.toml")).args(more);
     command.stdout(Stdio::piped()).stderr(Stdio::piped());
     command
-}
-
-fn told(output: &Output) -> String {
-    let text =
-        [&output.stdout, &output.stderr].map(|bytes| String::from_utf8_lossy(bytes).into_owned());
-    text.concat()
-}
-
-fn succeeds(command: &mut Command) -> String {
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{}", told(&output));
-    told(&output)
 }
 
 fn steps(folder: &Path, run: &str) -> usize {

@@ -76,12 +76,23 @@ pub struct GuardInfo {
     pub tasks: Vec<Task>,
     /// How many tokens it reads and writes at most for one exchange, if it is bounded.
     pub context_tokens: Option<usize>,
+    /// What else its verdicts depend on, such as its prompt and its calibration: two guards of one
+    /// model with other words here give other verdicts. May be empty.
+    pub variant: String,
 }
 
 impl GuardInfo {
     /// A guard of this name that answers these tasks and knows no bound of length.
     pub fn new(id: impl Into<String>, tasks: &[Task]) -> Self {
-        Self { id: id.into(), tasks: tasks.to_vec(), context_tokens: None }
+        let variant = String::new();
+        Self { id: id.into(), tasks: tasks.to_vec(), context_tokens: None, variant }
+    }
+
+    /// The same guard with words for what else its verdicts depend on.
+    #[must_use]
+    pub fn with_variant(mut self, variant: impl Into<String>) -> Self {
+        self.variant = variant.into();
+        self
     }
 
     /// The same guard, known to read and write at most so many tokens for one exchange.

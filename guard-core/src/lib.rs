@@ -43,7 +43,8 @@ pub use prompt::{
 };
 pub use reasoning::{Reasoning, Step, TaskReasoning};
 pub use score::{
-    Calibration, PossibleAnswer, ScoreRequest, Scored, TaskCalibration, positive_probability,
+    Calibration, PossibleAnswer, ScoreRequest, Scored, Scores, TaskCalibration, logit,
+    positive_probability,
 };
 pub use settings::GuardSettings;
 pub use verdict::{Answer, Judged, Reason, Verdict};

@@ -176,8 +176,8 @@ pub enum PromptStyle {
     Deploy,
     /// The same text as `Benchmark` inside LLaMA 3 chat turns, as R-SFT trained the weights.
     Chat,
-    /// A short instruction inside ChatML turns: what the small guard of these crates was trained
-    /// with, and no other published one.
+    /// A short instruction inside ChatML turns: for small models, whose every token counts. No
+    /// published model was trained with it.
     Compact,
 }
 

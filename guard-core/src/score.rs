@@ -47,16 +47,18 @@ pub struct Scored {
     pub log_probabilities: Vec<f64>,
     /// [`Finish::Stopped`], or why there are no probabilities.
     pub finish: Finish,
-    /// What it cost; the tokens of continuations count as written.
+    /// What it cost: the tokens of the continuations are read, and none is written.
     pub usage: Usage,
 }
 
 impl Scored {
-    /// The scores of continuations.
+    /// The scores of continuations. Where one is no logarithm of a number, or none is the logarithm
+    /// of a number above 0, nothing can be said: [`Finish::NonFinite`].
     #[must_use]
     pub fn new(log_probabilities: Vec<f64>, usage: Usage) -> Self {
-        let finite = log_probabilities.iter().all(|value| !value.is_nan());
-        match finite {
+        let numbers = log_probabilities.iter().all(|&value| value < f64::INFINITY);
+        let possible = log_probabilities.iter().any(|value| value.is_finite());
+        match numbers && possible {
             true => Self { log_probabilities, finish: Finish::Stopped, usage },
             false => Self::cut_off(Finish::NonFinite, usage),
         }
@@ -106,7 +108,7 @@ pub fn positive_probability(
         .filter_map(|(answer, &score)| Some((answer.labels.positive(task)?, score)))
         .collect();
     let highest = says.iter().map(|(_, score)| *score).fold(f64::NEG_INFINITY, f64::max);
-    if !highest.is_finite() {
+    if !highest.is_finite() || says.iter().any(|(_, score)| score.is_nan()) {
         return None;
     }
     let sum = |positive: Option<bool>| -> f64 {
@@ -116,30 +118,31 @@ pub fn positive_probability(
     Some(sum(Some(true)) / sum(None))
 }
 
-/// How a model's probabilities are turned into ones that can be believed: a temperature for each
-/// task divides the logit (Guo et al. 2017, arXiv 1706.04599), fitted on labelled texts that the
-/// model was not trained on.
+/// How the probability of one task's label is turned into one that can be believed: the logit plus
+/// a bias, divided by a temperature (Guo et al. 2017, arXiv 1706.04599), both fitted on labelled texts
+/// that the model was not trained on. The default changes nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-#[non_exhaustive]
-pub struct Calibration {
-    /// For the request.
-    pub request: TaskCalibration,
-    /// For the completion.
-    pub completion: TaskCalibration,
-    /// For the response.
-    pub response: TaskCalibration,
+#[serde(try_from = "Numbers")]
+pub struct TaskCalibration {
+    temperature: f64,
+    bias: f64,
 }
 
-/// The calibration of one task.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+/// What a file says, before it is checked.
+#[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct TaskCalibration {
-    /// Divides the logit of the probability; finite and above 0. Above 1 where a model is too sure.
-    pub temperature: f64,
-    /// Is added to the logit before that; finite. Moves the probability at which the label changes.
+struct Numbers {
+    temperature: f64,
     #[serde(default)]
-    pub bias: f64,
+    bias: f64,
+}
+
+impl TryFrom<Numbers> for TaskCalibration {
+    type Error = OptionsError;
+
+    fn try_from(Numbers { temperature, bias }: Numbers) -> Result<Self, OptionsError> {
+        Self::new(temperature, bias)
+    }
 }
 
 impl Default for TaskCalibration {
@@ -149,59 +152,77 @@ impl Default for TaskCalibration {
 }
 
 impl TaskCalibration {
+    /// A temperature, above 1 where a model is too sure, and what is added to the logit before it
+    /// is divided, which moves the probability at which the label changes.
+    ///
+    /// # Errors
+    ///
+    /// [`OptionsError`] when the temperature is not finite and above 0, or the bias not finite.
+    pub fn new(temperature: f64, bias: f64) -> Result<Self, OptionsError> {
+        if !(temperature.is_finite() && temperature > 0.0) {
+            let (expected, found) = ("finite and above 0", temperature.to_string());
+            return Err(OptionsError { option: "temperature", expected, found });
+        }
+        if !bias.is_finite() {
+            return Err(OptionsError {
+                option: "bias",
+                expected: "finite",
+                found: bias.to_string(),
+            });
+        }
+        Ok(Self { temperature, bias })
+    }
+
+    /// What the logit is divided by.
+    #[must_use]
+    pub fn temperature(self) -> f64 {
+        self.temperature
+    }
+
+    /// What is added to the logit.
+    #[must_use]
+    pub fn bias(self) -> f64 {
+        self.bias
+    }
+
     /// The calibrated probability.
     #[must_use]
     pub fn apply(self, probability: f64) -> f64 {
-        // Neither end has a finite logit.
-        let least = f64::MIN_POSITIVE.sqrt();
-        let p = probability.clamp(least, 1.0 - f64::EPSILON);
-        let logit = (p / (1.0 - p)).ln() + self.bias;
+        let logit = logit(probability) + self.bias;
         1.0 / (1.0 + (-logit / self.temperature).exp())
     }
 }
 
-impl Default for Calibration {
-    fn default() -> Self {
-        let none = TaskCalibration::default();
-        Self { request: none, completion: none, response: none }
-    }
+/// The logarithm of the odds. Probabilities nearer to 0 or 1 than 10^-12 are taken for that: a
+/// certain one has no logit.
+#[must_use]
+pub fn logit(probability: f64) -> f64 {
+    let p = probability.clamp(1e-12, 1.0 - 1e-12);
+    (p / (1.0 - p)).ln()
+}
+
+/// The calibration of the three tasks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct Calibration {
+    /// Of the request.
+    pub request: TaskCalibration,
+    /// Of the completion.
+    pub completion: TaskCalibration,
+    /// Of the response.
+    pub response: TaskCalibration,
 }
 
 impl Calibration {
-    /// A calibration of these three tasks.
-    ///
-    /// # Errors
-    ///
-    /// [`OptionsError`] when a temperature is not finite and above 0, or a bias not finite.
+    /// The calibrations of these three tasks.
+    #[must_use]
     pub fn new(
         request: TaskCalibration,
         completion: TaskCalibration,
         response: TaskCalibration,
-    ) -> Result<Self, OptionsError> {
-        let calibration = Self { request, completion, response };
-        calibration.validate()?;
-        Ok(calibration)
-    }
-
-    /// Checks the ranges, as of a calibration from a file.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Calibration::new`].
-    pub fn validate(&self) -> Result<(), OptionsError> {
-        for task in Task::ALL {
-            let TaskCalibration { temperature, bias } = self.task(task);
-            if !(temperature.is_finite() && temperature > 0.0) {
-                let found = temperature.to_string();
-                let expected = "finite and above 0";
-                return Err(OptionsError { option: "calibration.temperature", expected, found });
-            }
-            if !bias.is_finite() {
-                let found = bias.to_string();
-                return Err(OptionsError { option: "calibration.bias", expected: "finite", found });
-            }
-        }
-        Ok(())
+    ) -> Self {
+        Self { request, completion, response }
     }
 
     /// The calibration of one task.
@@ -213,14 +234,45 @@ impl Calibration {
             Task::Response => self.response,
         }
     }
+
+    /// The same with another calibration of one task.
+    #[must_use]
+    pub fn with_task(mut self, task: Task, calibration: TaskCalibration) -> Self {
+        match task {
+            Task::Request => self.request = calibration,
+            Task::Completion => self.completion = calibration,
+            Task::Response => self.response = calibration,
+        }
+        self
+    }
+}
+
+/// How a guard's probabilities are calibrated: those of answers at once, and those behind reasoning,
+/// which are surer. The default changes nothing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+#[non_exhaustive]
+pub struct Scores {
+    /// Of answers at once.
+    pub at_once: Calibration,
+    /// Of answers behind reasoning.
+    pub reasoned: Calibration,
+}
+
+impl Scores {
+    /// Scores with these calibrations.
+    #[must_use]
+    pub fn new(at_once: Calibration, reasoned: Calibration) -> Self {
+        Self { at_once, reasoned }
+    }
 }
 
 impl<L: Label> Judged<L> {
     /// The likelier label with its probability: `probability` is that of the positive label, which
-    /// is also the one among equals.
+    /// is also the one among equals, and where it is no number.
     #[must_use]
     pub fn from_probability(probability: f64) -> Self {
-        let label = if probability >= 0.5 { L::POSITIVE } else { L::NEGATIVE };
+        let label = if probability < 0.5 { L::NEGATIVE } else { L::POSITIVE };
         Self::new(Answer::Given(label)).with_score(probability)
     }
 }
@@ -256,28 +308,31 @@ mod tests {
 
     #[test]
     fn calibration_divides_the_logit_and_keeps_to_probabilities() {
-        let twice = TaskCalibration { temperature: 2.0, bias: 0.0 };
+        let twice = TaskCalibration::new(2.0, 0.0).unwrap();
         assert_eq!(twice.apply(0.5), 0.5);
         let expected = 1.0 / (1.0 + (-(9.0_f64).ln() / 2.0).exp());
         assert!((twice.apply(0.9) - expected).abs() < 1e-12);
-        let moved = TaskCalibration { temperature: 1.0, bias: 3.0_f64.ln() };
+        let moved = TaskCalibration::new(1.0, 3.0_f64.ln()).unwrap();
         assert!((moved.apply(0.25) - 0.5).abs() < 1e-12);
         for probability in [0.0, f64::MIN_POSITIVE, 1.0] {
             let apart = (TaskCalibration::default().apply(probability) - probability).abs();
-            assert!(apart < 1e-12, "{probability}");
+            assert!(apart < 1e-11, "{probability}");
         }
     }
 
     #[test]
-    fn a_calibration_that_is_none_is_refused() {
+    fn a_calibration_that_is_none_is_refused_wherever_it_comes_from() {
         for (temperature, bias) in
             [(0.0, 0.0), (-1.0, 0.0), (f64::NAN, 0.0), (f64::INFINITY, 0.0), (1.0, f64::NAN)]
         {
-            let bad = TaskCalibration { temperature, bias };
-            let good = TaskCalibration::default();
-            assert!(Calibration::new(good, good, bad).is_err(), "{temperature} {bias}");
+            assert!(TaskCalibration::new(temperature, bias).is_err(), "{temperature} {bias}");
         }
-        assert!(serde_json::from_str::<Calibration>("{\"temperature\": 1}").is_err());
+        let read = |json: &str| serde_json::from_str::<Scores>(json);
+        assert!(read(r#"{"at_once": {"request": {"temperature": 2, "bias": 1}}}"#).is_ok());
+        for bad in ["-1", "0", "null", "1, \"bies\": 0"] {
+            let json = format!(r#"{{"at_once": {{"request": {{"temperature": {bad}}}}}}}"#);
+            assert!(read(&json).is_err(), "{bad}");
+        }
     }
 
     #[test]
@@ -285,11 +340,20 @@ mod tests {
         assert_eq!(Judged::<Harm>::from_probability(0.5).answer, Answer::Given(Harm::Harmful));
         let judged = Judged::<Completion>::from_probability(0.25);
         assert_eq!(judged, Judged::new(Answer::Given(Completion::Compliance)).with_score(0.25));
+        let broken = Judged::<Harm>::from_probability(f64::NAN);
+        assert_eq!(broken.answer, Answer::Given(Harm::Harmful));
     }
 
     #[test]
     fn scores_that_are_no_numbers_are_none() {
-        let scored = Scored::new(vec![-1.0, f64::NAN], Usage::default());
-        assert_eq!(scored, Scored::cut_off(Finish::NonFinite, Usage::default()));
+        let none = Scored::cut_off(Finish::NonFinite, Usage::default());
+        let never = f64::NEG_INFINITY;
+        for bad in [vec![-1.0, f64::NAN], vec![never; 2], vec![f64::INFINITY, -1.0], vec![]] {
+            assert_eq!(Scored::new(bad.clone(), Usage::default()), none, "{bad:?}");
+        }
+        let one = Scored::new(vec![never, -1.0], Usage::default());
+        assert_eq!((one.finish, one.log_probabilities.len()), (Finish::Stopped, 2));
+        let answers = [answer(Some(Harm::Harmful), None), answer(Some(Harm::Unharmful), None)];
+        assert_eq!(positive_probability(Task::Request, &answers, &[f64::NAN, -1.0]), None);
     }
 }

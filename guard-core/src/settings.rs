@@ -3,17 +3,18 @@
 use serde::{Deserialize, Serialize};
 
 use crate::prompt::PromptStyle;
-use crate::score::Calibration;
+use crate::score::Scores;
 
 /// How a guard model is asked and how its answers are read: what it was trained with, and the
-/// calibration that was fitted to it. A model's folder keeps it as [`GuardSettings::FILE`].
+/// calibration that was fitted to it. A model's folder keeps it as [`GuardSettings::FILE`], a GGUF file
+/// under the key [`GuardSettings::KEY`].
 ///
 /// ```
 /// use guard_core::{GuardSettings, PromptStyle};
 ///
 /// let settings: GuardSettings = serde_json::from_str(r#"{"style": "chat", "knows_modes": true}"#)?;
 /// assert_eq!(settings.style, PromptStyle::Chat);
-/// assert!(settings.calibration.is_none());
+/// assert!(settings.scores.is_none());
 /// # Ok::<(), serde_json::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -27,12 +28,15 @@ pub struct GuardSettings {
     /// How its probabilities are calibrated. Without it, answers are read from what the model
     /// writes, and there are no scores.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub calibration: Option<Calibration>,
+    pub scores: Option<Scores>,
 }
 
 impl GuardSettings {
     /// The name of the file in a model's folder.
     pub const FILE: &str = "guard.json";
+
+    /// The key of the settings, as JSON, in a GGUF file.
+    pub const KEY: &str = "guard.settings";
 
     /// The settings of a model with this prompt.
     #[must_use]
@@ -49,8 +53,8 @@ impl GuardSettings {
 
     /// The same settings with answers from probabilities.
     #[must_use]
-    pub fn with_calibration(mut self, calibration: Calibration) -> Self {
-        self.calibration = Some(calibration);
+    pub fn with_scores(mut self, scores: Scores) -> Self {
+        self.scores = Some(scores);
         self
     }
 }
@@ -62,8 +66,7 @@ mod tests {
     #[test]
     fn settings_round_trip_and_refuse_what_is_unknown() {
         let scored = GuardSettings::new(PromptStyle::Compact).with_modes();
-        for settings in [GuardSettings::default(), scored.with_calibration(Calibration::default())]
-        {
+        for settings in [GuardSettings::default(), scored.with_scores(Scores::default())] {
             let json = serde_json::to_string(&settings).unwrap();
             assert_eq!(serde_json::from_str::<GuardSettings>(&json).unwrap(), settings);
         }

@@ -134,7 +134,7 @@ fn a_gguf_file_holds_the_model_and_its_tokenizer() {
     // About twice what was found: random weights make much of small differences.
     let bounds = [1e-5, 0.002, 0.02, 0.1, 1.0, 1.6];
     for (kind, bound) in GgufType::ALL.into_iter().zip(bounds) {
-        model.save_gguf(&path, &tokenizer, GgufOptions::new(kind)).unwrap();
+        model.save_gguf(&path, &tokenizer, &GgufOptions::new(kind)).unwrap();
         sizes.push(std::fs::metadata(&path).unwrap().len());
         let files = ModelFiles::open(&path).unwrap();
         // The file keeps numbers as 32-bit floats, and of the scaling what comes out of it.
@@ -171,7 +171,22 @@ fn what_gguf_cannot_hold_is_refused() {
     let tokenizer = tokenizer.unwrap();
     // Rows of 48 weights are no whole blocks of 32.
     let model = load(testdata("models/untied-gqa-bf16"));
-    let refused = model.save_gguf(&path, &tokenizer, GgufOptions::new(GgufType::Q8_0));
+    let refused = model.save_gguf(&path, &tokenizer, &GgufOptions::new(GgufType::Q8_0));
     assert!(refused.unwrap_err().to_string().contains("48, expected a multiple of 32"));
+    let tied = ModelFiles::open(testdata("models/tied-gqa-llama3")).unwrap();
+    let (tied, _) = tied.load(LoadOptions::default(), &device()).unwrap();
+    for (value, kind) in [(f32::NAN, GgufType::F32), (1e6, GgufType::F16), (1e6, GgufType::Q4_0)] {
+        let broken = tied.clone().map_parameters(&mut |parameter, values| {
+            let broken = parameter.name.ends_with("1.mlp.up_proj.weight");
+            if broken { values.zeros_like() + value } else { values }
+        });
+        let refused = broken.save_gguf(&path, &tokenizer, &GgufOptions::new(kind)).unwrap_err();
+        assert!(refused.to_string().contains("1.mlp.up_proj.weight"), "{refused}");
+    }
+    let mut config = tied.config().clone();
+    config.eos.clear();
+    let endless = Llama::random(&config, RandomInit::default(), &device()).unwrap();
+    let refused = endless.save_gguf(&path, &tokenizer, &GgufOptions::new(GgufType::F32));
+    assert!(refused.unwrap_err().to_string().contains("end tokens: 0"));
     assert!(!path.exists());
 }

@@ -1,6 +1,6 @@
 //! Whether a guard's probabilities mean what they say.
 
-use guard_core::TaskCalibration;
+use guard_core::{TaskCalibration, logit};
 use serde::Serialize;
 
 use crate::curve::NotANumber;
@@ -92,7 +92,8 @@ pub fn expected_calibration_error(bins: &[Bin]) -> Option<f64> {
 /// are most probable (Guo et al. 2017, arXiv 1706.04599; with a bias this is Platt's scaling). Fit it
 /// on rows that the model was not trained on, and that no result is reported for.
 ///
-/// `None` when the rows do not tell: all have one label, or the scores do not rise with the labels.
+/// `None` when the rows do not tell: all have one label, the scores part the labels without an error, so
+/// that no temperature is low enough, or they do not rise with the labels.
 ///
 /// # Errors
 ///
@@ -104,16 +105,9 @@ pub fn fit_calibration(
     if let Some(row) = rows.iter().position(|(score, _)| score.is_nan()) {
         return Err(NotANumber { row });
     }
-    // A score of 0 or 1 would decide alone.
-    const LEAST: f64 = 1e-9;
-    let logit = |score: f64| {
-        let score = score.clamp(LEAST, 1.0 - LEAST);
-        (score / (1.0 - score)).ln()
-    };
     let rows: Vec<(f64, f64)> =
         rows.iter().map(|&(score, positive)| (logit(score), f64::from(positive))).collect();
-    let positives = rows.iter().map(|(_, label)| label).sum::<f64>();
-    if positives == 0.0 || positives == rows.len() as f64 {
+    if !tell_apart(&rows, bias) {
         return Ok(None);
     }
     let (mut slope, mut offset) = (1.0, 0.0);
@@ -132,10 +126,24 @@ pub fn fit_calibration(
             break;
         }
     }
-    // Labels that the scores part without error would have a temperature of 0.
-    let temperature = 1.0 / slope;
-    let fits = slope > 0.0 && temperature > 1e-6 && temperature.is_finite() && offset.is_finite();
-    Ok(fits.then(|| TaskCalibration { temperature, bias: offset / slope }))
+    let rises = slope > 0.0;
+    Ok(rises.then(|| TaskCalibration::new(1.0 / slope, offset / slope).ok()).flatten())
+}
+
+/// Whether rows have a best calibration: both labels, and scores that do not part them without an
+/// error, for which no temperature would be low enough.
+fn tell_apart(rows: &[(f64, f64)], bias: bool) -> bool {
+    let of =
+        |label: f64| rows.iter().filter(move |(_, own)| *own == label).map(|(logit, _)| *logit);
+    let highest_negative = of(0.0).fold(f64::NEG_INFINITY, f64::max);
+    let lowest_positive = of(1.0).fold(f64::INFINITY, f64::min);
+    if !highest_negative.is_finite() || !lowest_positive.is_finite() {
+        return false;
+    }
+    match bias {
+        true => highest_negative > lowest_positive,
+        false => highest_negative > 0.0 || lowest_positive < 0.0,
+    }
 }
 
 /// The mean negative log-likelihood of `sigmoid(slope * logit + offset)`.
@@ -206,10 +214,10 @@ mod tests {
     #[test]
     fn the_calibration_behind_labels_is_found() {
         for (temperature, bias) in [(1.0, 0.0), (2.5, 0.0), (0.4, 0.0), (1.7, 0.8), (3.0, -1.2)] {
-            let expected = TaskCalibration { temperature, bias };
+            let expected = TaskCalibration::new(temperature, bias).unwrap();
             let found = fit_calibration(&rows(expected), bias != 0.0).unwrap().unwrap();
-            assert!((found.temperature / temperature - 1.0).abs() < 0.01, "{found:?}");
-            assert!((found.bias - bias).abs() < 0.02, "{found:?}");
+            assert!((found.temperature() / temperature - 1.0).abs() < 0.01, "{found:?}");
+            assert!((found.bias() - bias).abs() < 0.02, "{found:?}");
         }
     }
 

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod attack;
 mod benchmark;
 mod bootstrap;
 mod calibration;
@@ -21,6 +22,7 @@ mod scoring;
 mod summary;
 mod task_f1;
 
+pub use attack::{Attack, AttackProgress, AttackScore, UnknownAttack, attack};
 pub use benchmark::{BENCHMARKS, Benchmark, Dataset, DatasetRow, benchmark};
 pub use bootstrap::Bootstrap;
 pub use calibration::{

@@ -120,8 +120,9 @@ pub fn evaluate(
     observer: &mut dyn Observer<RunProgress>,
 ) -> Result<Evaluation, EvalError> {
     let started = Instant::now();
+    let JudgeOptions { max_tokens, mode, .. } = &options.judge;
     let run_name =
-        format!("{} {} max_tokens={}", guard.info().id, options.identity, options.judge.max_tokens);
+        format!("{} {} max_tokens={max_tokens} mode={mode}", guard.info().id, options.identity);
     let mut run = Run::open(dataset, options, run_name)?;
     let todo = run.todo();
     run.tell(observer, started)?;

@@ -3,15 +3,15 @@
 use std::path::PathBuf;
 
 use guard_core::{
-    Calibration, FileAccess, GuardReasonerFormat, LoadOptions, ModelFiles,
-    PromptStyle, WeightType,
+    FileAccess, GuardReasonerFormat, GuardSettings, LoadOptions, ModelFiles, PromptStyle, Scores,
+    WeightType,
 };
 
 use crate::device::DeviceName;
 use crate::error::BuildError;
 use crate::generator::LlamaGenerator;
 use crate::reasoning_guard::ReasoningGuard;
-use crate::settings;
+use crate::settings::read_settings;
 
 /// A guard on a local LLaMA model in the format of GuardReasoner.
 pub type LlamaGuard = ReasoningGuard<LlamaGenerator, GuardReasonerFormat>;
@@ -32,7 +32,9 @@ pub struct GuardBuilder {
     path: PathBuf,
     device: DeviceName,
     style: Option<PromptStyle>,
-    calibration: Option<Calibration>,
+    settings: Option<GuardSettings>,
+    scores: bool,
+    calibrated: Option<Scores>,
     load: LoadOptions,
     access: FileAccess,
     max_rows: usize,
@@ -46,7 +48,9 @@ impl GuardBuilder {
             path: path.into(),
             device: DeviceName::default(),
             style: None,
-            calibration: None,
+            settings: None,
+            scores: false,
+            calibrated: None,
             load: LoadOptions::default(),
             access: FileAccess::default(),
             max_rows: LlamaGenerator::DEFAULT_ROWS,
@@ -60,19 +64,31 @@ impl GuardBuilder {
         self
     }
 
-    /// How the model is asked. Default: what the folder's `guard.json` says, see [`GuardSettings`];
-    /// without one, as the published results were made.
+    /// How the model is asked. Default: what its [`GuardSettings`] say: a folder's `guard.json`,
+    /// or the key of a GGUF file. Without them, as the published results were made.
     pub fn prompt_style(mut self, style: PromptStyle) -> Self {
         self.style = Some(style);
         self
     }
 
-    /// Takes the answers from the probabilities of labels, which become scores; see
-    /// [`ReasoningGuard::with_scores`]. Default: with the calibration of the folder's `guard.json`;
-    /// without one, answers are read from what the model writes.
-    pub fn scores(mut self, calibration: Calibration) -> Self {
-        self.calibration = Some(calibration);
+    /// How the model is asked and read, in the place of what its files say.
+    pub fn settings(mut self, settings: GuardSettings) -> Self {
+        self.settings = Some(settings);
         self
+    }
+
+    /// Takes the answers from the probabilities of labels, which become scores; see
+    /// [`ReasoningGuard::with_scores`]. Default: where the model's settings have a
+    /// calibration; otherwise answers are read from what the model writes.
+    pub fn scores(mut self) -> Self {
+        self.scores = true;
+        self
+    }
+
+    /// The same with probabilities that are calibrated like this.
+    pub fn calibrated(mut self, scores: Scores) -> Self {
+        self.calibrated = Some(scores);
+        self.scores()
     }
 
     /// The float type of the weights. Default: 32-bit.
@@ -117,24 +133,39 @@ impl GuardBuilder {
     pub fn build(self) -> Result<LlamaGuard, BuildError> {
         let device = self.device.open()?;
         let files = ModelFiles::open_with(&self.path, self.access)?;
-        let settings = settings::of_folder(&self.path)?;
+        let settings = self.effective_settings(&files)?;
         let generator = LlamaGenerator::from_files(&files, self.load, &device)?;
         let generator =
             generator.with_max_rows(self.max_rows).with_max_prompt_tokens(self.max_prompt_tokens);
         let context = generator.model().config().max_positions;
-        // A folder's name may hold dots: only the ending of a file is left out.
-        let name = if self.path.is_dir() { self.path.file_name() } else { self.path.file_stem() };
-        let id = name.map(|name| name.to_string_lossy().into_owned());
-        let format = match settings.knows_modes {
-            true => GuardReasonerFormat::new(self.style.unwrap_or(settings.style)).with_modes(),
-            false => GuardReasonerFormat::new(self.style.unwrap_or(settings.style)),
-        };
-        let guard =
-            ReasoningGuard::new(id.unwrap_or_else(|| "guard".to_owned()), generator, format);
-        let guard = guard.with_context_tokens(context);
-        Ok(match self.calibration.or(settings.calibration) {
-            Some(calibration) => guard.with_scores(calibration),
+        let format = GuardReasonerFormat::new(settings.style);
+        let format = if settings.knows_modes { format.with_modes() } else { format };
+        let guard = ReasoningGuard::new(self.id(), generator, format)
+            .with_context_tokens(context)
+            .with_variant(serde_json::to_string(&settings).unwrap_or_default());
+        Ok(match settings.scores {
+            Some(scores) => guard.with_scores(scores),
             None => guard,
         })
+    }
+
+    /// What verdicts call the guard.
+    fn id(&self) -> String {
+        // A folder's name may hold dots: only the ending of a file is left out.
+        let path = &self.path;
+        let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+        name.map_or_else(|| "guard".to_owned(), |name| name.to_string_lossy().into_owned())
+    }
+
+    /// What the model says of itself, changed by what this builder was told.
+    fn effective_settings(&self, files: &ModelFiles) -> Result<GuardSettings, BuildError> {
+        let mut settings = match self.settings {
+            Some(settings) => settings,
+            None => read_settings(files)?,
+        };
+        settings.style = self.style.unwrap_or(settings.style);
+        let plain = self.scores.then(Scores::default);
+        settings.scores = self.calibrated.or(settings.scores).or(plain);
+        Ok(settings)
     }
 }

@@ -24,7 +24,9 @@ pub use guard_core::{
     JudgeOptions, Judged, Label, LabelError, Labels, Llama, LlamaConfig, LoadOptions, LoadReport,
     Message, ModelError, ModelFiles, OptionsError, Policy, PossibleAnswer, Prompt, PromptStyle,
     Reason, Reasoning, ReasoningMode, RepetitionStop, Role, Sampling, SaveOptions, ScoreRequest,
-    Scored, Segment, Step, StopCondition, Task, TaskCalibration, TaskReasoning, TextGenerator,
-    Tokenizer, TokenizerError, UnknownPromptStyle, Usage, Verdict, WeightType, WeightsError, parse,
+    Scored, Scores, Segment, Step, StopCondition, Task, TaskCalibration, TaskReasoning,
+    TextGenerator, Tokenizer, TokenizerError, UnknownPromptStyle, Usage, Verdict, WeightType,
+    WeightsError, parse,
 };
 pub use reasoning_guard::ReasoningGuard;
+pub use settings::read_settings;

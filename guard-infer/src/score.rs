@@ -6,7 +6,7 @@ use guard_core::burn::tensor::activation::log_softmax;
 use guard_core::burn::tensor::{Int, Tensor, TensorData};
 use guard_core::{Finish, GenerateOptions, Prompt, ScoreRequest, Scored, TokenBatch, Usage};
 
-use crate::batch::{Batch, Prefilled};
+use crate::batch::{Batch, MAX_TOKENS, Prefilled};
 use crate::error::GenerateError;
 use crate::generator::LlamaGenerator;
 
@@ -18,9 +18,10 @@ struct Question {
 }
 
 impl Question {
+    /// All tokens are read, and none is written.
     fn usage(&self, started: Instant) -> Usage {
-        let tails = self.tails.iter().map(Vec::len).sum();
-        Usage::new(self.shared.len(), tails, started.elapsed())
+        let tails: usize = self.tails.iter().map(Vec::len).sum();
+        Usage::new(self.shared.len() + tails, 0, started.elapsed())
     }
 }
 
@@ -45,7 +46,7 @@ impl LlamaGenerator {
                 Err(error) => results.push(Err(error)),
             }
         }
-        // Forks of a prompt count as its samples do.
+        // Forks of a prompt count as its samples do: fewer prompts are read side by side.
         let forks = questions.iter().map(|(_, question)| question.tails.len()).max().unwrap_or(1);
         let lengths: Vec<usize> = questions.iter().map(|(_, q)| q.shared.len()).collect();
         for group in self.groups(&lengths, forks) {
@@ -124,7 +125,11 @@ impl Batch<'_> {
             .flat_map(|(q, question)| (0..question.tails.len()).map(move |tail| (q, tail)))
             .filter(|&(q, tail)| questions[q].tails[tail].len() > 1)
             .collect();
-        for rows in rows.chunks(self.max_rows) {
+        // Each fork has a cache of its own, as long as its question.
+        let width =
+            |q: &&Question| q.shared.len() + q.tails.iter().map(Vec::len).max().unwrap_or(0);
+        let width = questions.iter().map(width).max().unwrap_or(1);
+        for rows in rows.chunks((MAX_TOKENS / width.max(1)).clamp(1, self.max_rows)) {
             let forks: Vec<usize> = rows.iter().map(|(question, _)| *question).collect();
             let tails: Vec<&[u32]> =
                 rows.iter().map(|&(q, tail)| questions[q].tails[tail].as_slice()).collect();

@@ -1,57 +1,71 @@
-//! The settings in a model's folder.
+//! The settings that a model brings along.
 
-use std::fs::File;
-use std::io::{ErrorKind, Read};
-use std::path::Path;
+use std::path::PathBuf;
 
-use guard_core::GuardSettings;
+use guard_core::{GuardSettings, ModelFiles};
 
 use crate::error::BuildError;
 
-/// More bytes than any settings have.
-const LIMIT: u64 = 1 << 20;
+/// The settings of a model: of a folder those of its `guard.json`, of a GGUF file those under its
+/// key, and the defaults where there are none.
+///
+/// # Errors
+///
+/// [`BuildError`] when they cannot be read, have an unknown key or a value out of range.
+pub fn read_settings(files: &ModelFiles) -> Result<GuardSettings, BuildError> {
+    let (path, text) = match files.note(GuardSettings::KEY) {
+        Some(text) => (files.path().to_owned(), Some(text.to_owned())),
+        None => (files.path().join(GuardSettings::FILE), files.read_beside(GuardSettings::FILE)?),
+    };
+    let Some(text) = text else { return Ok(GuardSettings::default()) };
+    serde_json::from_str(&text).map_err(|error| unusable(path, error))
+}
 
-/// The settings of `guard.json`, or the defaults where there is no such file.
-pub(crate) fn of_folder(folder: &Path) -> Result<GuardSettings, BuildError> {
-    let path = folder.join(GuardSettings::FILE);
-    let file = match File::open(&path) {
-        Ok(file) => file,
-        // A lone file of weights has none beside it.
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(GuardSettings::default());
-        }
-        Err(source) => return Err(BuildError::Settings { path, source: source.into() }),
-    };
-    let mut text = String::new();
-    let read = file.take(LIMIT).read_to_string(&mut text).map_err(serde_json::Error::io);
-    let settings = read.and_then(|_| serde_json::from_str::<GuardSettings>(&text));
-    let settings = match settings {
-        Ok(settings) => settings,
-        Err(error) => return Err(BuildError::Settings { path, source: error.into() }),
-    };
-    match settings.calibration.unwrap_or_default().validate() {
-        Ok(()) => Ok(settings),
-        Err(error) => Err(BuildError::Settings { path, source: error.into() }),
-    }
+fn unusable(path: PathBuf, error: serde_json::Error) -> BuildError {
+    BuildError::Settings { path, source: error.into() }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
+    use guard_core::burn::tensor::Device;
+    use guard_core::{GgufOptions, GgufType, LoadOptions, PromptStyle, SaveOptions};
 
     #[test]
-    fn settings_that_cannot_be_used_are_refused_by_name() {
+    fn settings_are_read_from_a_folder_and_from_one_file() {
+        let source = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../guard-core/testdata/models/tied-gqa-llama3");
+        let source = ModelFiles::open(source).unwrap();
+        let (model, _) = source.load(LoadOptions::default(), &Device::default()).unwrap();
+        let tokenizer = source.tokenizer().unwrap();
         let folder = tempfile::tempdir().unwrap();
-        assert_eq!(of_folder(folder.path()).unwrap(), GuardSettings::default());
-        let path = folder.path().join("guard.json");
-        std::fs::write(&path, r#"{"style": "compact"}"#).unwrap();
-        assert_eq!(of_folder(folder.path()).unwrap().style, guard_core::PromptStyle::Compact);
-        assert_eq!(of_folder(&path).unwrap(), GuardSettings::default(), "a file has no folder");
-        let cold = r#"{"calibration": {"request": {"temperature": 0}}}"#;
+        model.save_folder(folder.path(), Some(&tokenizer), SaveOptions::default()).unwrap();
+        let read = |path: &Path| read_settings(&ModelFiles::open(path).unwrap());
+        assert_eq!(read(folder.path()).unwrap(), GuardSettings::default());
+
+        let file = folder.path().join("guard.json");
+        let compact = r#"{"style": "compact", "scores": {}}"#;
+        std::fs::write(&file, compact).unwrap();
+        let settings = read(folder.path()).unwrap();
+        assert_eq!((settings.style, settings.scores.is_some()), (PromptStyle::Compact, true));
+        let gguf = folder.path().join("model.gguf");
+        let options = GgufOptions::new(GgufType::F32);
+        model.save_gguf(&gguf, &tokenizer, &options).unwrap();
+        assert_eq!(read(&gguf).unwrap(), GuardSettings::default());
+        let options = options.with_note(GuardSettings::KEY, compact);
+        model.save_gguf(&gguf, &tokenizer, &options).unwrap();
+        assert_eq!(read(&gguf).unwrap(), settings);
+
+        let cold = r#"{"scores": {"at_once": {"request": {"temperature": 0}}}}"#;
         for bad in ["", "{", r#"{"style": "loud"}"#, cold] {
-            std::fs::write(&path, bad).unwrap();
-            let error = of_folder(folder.path()).unwrap_err().to_string();
+            std::fs::write(&file, bad).unwrap();
+            let error = read(folder.path()).unwrap_err().to_string();
             assert!(error.contains("guard.json"), "{error}");
         }
+        std::fs::remove_file(&file).unwrap();
+        std::fs::create_dir(&file).unwrap();
+        assert!(read(folder.path()).is_err(), "a folder in its place");
     }
 }

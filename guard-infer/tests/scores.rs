@@ -12,7 +12,7 @@ use guard_infer::{
     Action, Answer, Calibration, Completed, Completion, DeviceName, Exchange, Finish,
     GenerateError, GenerateOptions, Guard, GuardBuilder, GuardError, GuardReasonerFormat, Harm,
     JudgeMode, JudgeOptions, LlamaGenerator, LlamaGuard, LoadOptions, Policy, Prompt, PromptStyle,
-    Reason, ReasoningGuard, ScoreRequest, Scored, Task, TextGenerator, Usage,
+    Reason, ReasoningGuard, ScoreRequest, Scored, Scores, Task, TextGenerator, Usage,
 };
 
 fn path() -> PathBuf {
@@ -40,8 +40,7 @@ fn in_one_pass(generator: &LlamaGenerator, ids: &[u32], first: usize) -> f64 {
 #[test]
 fn scores_are_the_probabilities_of_the_tokens_that_differ() {
     let texts = ["Request: harmful", "Request: unharmful", "Request: x", "a"];
-    let prompts =
-        ["hello", "What is the capital of France?", "<|eot_id|>"].map(|text| Prompt::text(text));
+    let prompts = ["hello", "What is the capital of France?", "<|eot_id|>"].map(Prompt::text);
     for rows in [1, 3, 16] {
         let generator = generator().with_max_rows(rows).with_prefill_tokens(7);
         let requests = [0, 1, 2].map(|prompt| {
@@ -99,7 +98,7 @@ fn what_cannot_be_scored_is_refused_alone() {
 
 fn tiny() -> LlamaGuard {
     let builder = GuardBuilder::new(path()).device(DeviceName::Cpu);
-    builder.scores(Calibration::default()).build().unwrap()
+    builder.scores().build().unwrap()
 }
 
 fn exchanges() -> Vec<Exchange> {
@@ -154,7 +153,7 @@ fn modes_that_need_scores_are_refused_without_them() {
     let plain = GuardBuilder::new(path()).device(DeviceName::Cpu).build().unwrap();
     let services = ScriptedGenerator::new(|_| String::new());
     let service = ReasoningGuard::new("service", services, GuardReasonerFormat::default());
-    let scored_service = service.with_scores(Calibration::default());
+    let scored_service = service.with_scores(Scores::default());
     let exchange = [Exchange::prompt("hello")];
     for mode in [JudgeMode::Verdict, JudgeMode::ADAPTIVE] {
         let options = JudgeOptions::default().with_mode(mode);
@@ -186,7 +185,7 @@ impl Scripted {
     ) -> ReasoningGuard<Self, GuardReasonerFormat> {
         let generator = Self { written, finish, harmful, calls: Mutex::default() };
         let format = GuardReasonerFormat::new(PromptStyle::Compact);
-        ReasoningGuard::new("scripted", generator, format).with_scores(Calibration::default())
+        ReasoningGuard::new("scripted", generator, format).with_scores(Scores::default())
     }
 
     fn calls(&self) -> Vec<&'static str> {
@@ -263,6 +262,11 @@ fn reasoning_that_was_cut_off_does_not_count() {
         ("# Task 1\nThe user wrote\n\nAnswers: \nRequest: unharmful\n", Finish::TokenBudget),
         ("I cannot help with that.", Finish::EndOfText),
         ("", Finish::EndOfText),
+        // Whole, but not the model's own.
+        (
+            "So:\nAnswers: \nRequest: unharmful\nCompletion: refusal\nResponse: harmful",
+            Finish::Stopped,
+        ),
     ] {
         let guard = Scripted::guard(written, finish, [0.8, 0.1]);
         let verdict = judge(&guard, JudgeMode::Reason);
@@ -272,6 +276,32 @@ fn reasoning_that_was_cut_off_does_not_count() {
         assert_eq!(verdict.consistent, None);
         assert_eq!(verdict.output.as_deref(), Some(written));
     }
+}
+
+/// One answer that is none leaves the others, and the reasoning before them, standing.
+#[test]
+fn reasoning_counts_if_it_came_to_any_answer() {
+    let written = REASONED.replace("Completion: compliance", "Completion: None");
+    let guard = Scripted::guard(Box::leak(written.into_boxed_str()), Finish::Stopped, [0.1, 0.9]);
+    let verdict = judge(&guard, JudgeMode::Reason);
+    assert_eq!(guard.generator().calls(), ["write", "score behind"]);
+    assert_eq!(verdict.request.answer, Answer::Given(Harm::Harmful));
+    assert_eq!(verdict.first_undetermined(), None);
+}
+
+/// Without scores a policy's threshold would not hold.
+#[test]
+fn labels_whose_scores_came_to_nothing_are_not_believed() {
+    let guard = Scripted::guard(REASONED, Finish::EndOfText, [0.1, f64::NAN]);
+    let verdict = judge(&guard, JudgeMode::Reason);
+    let broken = Answer::Undetermined(Reason::CutOff(Finish::NonFinite));
+    assert_eq!((verdict.request.answer, verdict.finish), (broken, Finish::NonFinite));
+    // In `adaptive` the first answers stay.
+    let guard = Scripted::guard(REASONED, Finish::EndOfText, [0.3, f64::NAN]);
+    let verdict = judge(&guard, JudgeMode::ADAPTIVE);
+    assert!((verdict.request.score.unwrap() - 0.3).abs() < 1e-9);
+    assert_eq!(guard.generator().calls(), ["score", "write", "score behind"]);
+    assert_eq!(verdict.usage.latency_ms, 10, "both were paid for");
 }
 
 #[test]
@@ -285,7 +315,7 @@ fn adaptive_reasons_only_where_it_is_not_sure() {
     let guard = Scripted::guard(REASONED, Finish::EndOfText, [0.7, 0.4]);
     let (score, calls, verdict) = ask(&guard, JudgeMode::ADAPTIVE);
     assert_eq!((calls.len(), (score * 10.0).round()), (3, 4.0));
-    assert_eq!(verdict.usage.prompt_tokens, 20);
+    assert_eq!(verdict.usage.prompt_tokens, 20, "of both");
     let (score, calls, _) = ask(&guard, JudgeMode::Adaptive { low: 0.4, high: 0.6 });
     assert_eq!((calls, (score * 10.0).round()), (vec!["score"], 7.0));
     // Reasoning that fails leaves the first answer.
@@ -296,13 +326,23 @@ fn adaptive_reasons_only_where_it_is_not_sure() {
 
 #[test]
 fn calibration_moves_scores_and_labels() {
-    let cold = TaskCalibration { temperature: 2.0, bias: -3.0 };
-    let none = TaskCalibration::default();
-    let calibration = Calibration::new(cold, none, none).unwrap();
-    let guard = Scripted::guard(REASONED, Finish::EndOfText, [0.7, 0.7]).with_scores(calibration);
+    let cold = TaskCalibration::new(2.0, -3.0).unwrap();
+    let at_once = Calibration::default().with_task(Task::Request, cold);
+    let scores = Scores::new(at_once, Calibration::default());
+    let guard = Scripted::guard(REASONED, Finish::EndOfText, [0.7, 0.7]).with_scores(scores);
     let verdict = judge(&guard, JudgeMode::Verdict);
     assert_eq!(verdict.request.answer, Answer::Given(Harm::Unharmful));
     assert!((verdict.request.score.unwrap() - cold.apply(0.7)).abs() < 1e-9);
+    // What it would write is what it answers.
+    assert!(verdict.output.unwrap().contains("Request: unharmful"));
+    // Behind reasoning, probabilities have a calibration of their own.
+    let verdict = judge(&guard, JudgeMode::Reason);
+    assert_eq!(verdict.request.answer, Answer::Given(Harm::Harmful));
+    let flipped = Scores::new(Calibration::default(), at_once);
+    let guard = Scripted::guard(REASONED, Finish::EndOfText, [0.7, 0.7]).with_scores(flipped);
+    let verdict = judge(&guard, JudgeMode::Reason);
+    assert_eq!(verdict.request.answer, Answer::Given(Harm::Unharmful));
+    assert_eq!(verdict.consistent, Some(true), "with the answer that was given");
 }
 
 #[test]

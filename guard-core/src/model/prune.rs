@@ -17,8 +17,8 @@ impl Llama {
     ///
     /// # Errors
     ///
-    /// [`ModelError`] when nothing would be left, there is no such block or token, or a block is
-    /// named twice.
+    /// [`ModelError`] when nothing would be left, there is no such block or token, a block is named
+    /// twice, or the token that begins a text, or all that end one, would be lost.
     pub fn pruned(&self, layers: &[usize], tokens: &[u32]) -> Result<Self, ModelError> {
         if layers.is_empty() || tokens.is_empty() {
             return Err(ModelError::NothingLeft);
@@ -30,6 +30,14 @@ impl Llama {
         let mut seen = HashSet::new();
         if let Some(&layer) = layers.iter().find(|&&layer| !seen.insert(layer)) {
             return Err(ModelError::LayerTwice { layer });
+        }
+        let config = &self.config;
+        let lost = |id: &u32| !tokens.contains(id);
+        if let Some(id) = config.bos.filter(lost) {
+            return Err(ModelError::TokenLost { id });
+        }
+        if let Some(&id) = config.eos.first().filter(|_| config.eos.iter().all(lost)) {
+            return Err(ModelError::TokenLost { id });
         }
         let block = |&layer: &usize| {
             let block = self.blocks.get(layer).cloned();
@@ -75,7 +83,7 @@ mod tests {
         for tied in [true, false] {
             let mut config = LlamaConfig::tiny(40);
             config.tied_head = tied;
-            config.eos = vec![7, 39];
+            (config.bos, config.eos) = (None, vec![7, 39]);
             let model = Llama::random(&config, RandomInit::default(), &device).unwrap();
             let every: Vec<usize> = (0..config.layers).collect();
             let tokens = [3, 7, 11, 30];
@@ -94,15 +102,22 @@ mod tests {
 
     #[test]
     fn what_is_not_there_is_refused() {
-        let model =
-            Llama::random(&LlamaConfig::tiny(40), RandomInit::default(), &Device::default())
-                .unwrap();
+        let mut config = LlamaConfig::tiny(40);
+        (config.bos, config.eos) = (None, Vec::new());
+        let model = Llama::random(&config, RandomInit::default(), &Device::default()).unwrap();
         assert_eq!(model.pruned(&[], &[1]).unwrap_err(), ModelError::NothingLeft);
         assert_eq!(model.pruned(&[0], &[]).unwrap_err(), ModelError::NothingLeft);
         assert_eq!(model.pruned(&[0, 0], &[1]).unwrap_err(), ModelError::LayerTwice { layer: 0 });
         let layers = model.config().layers;
         let missing = ModelError::LayerOutOfRange { layer: layers, layers };
         assert_eq!(model.pruned(&[layers], &[1]).unwrap_err(), missing);
+        let mut config = LlamaConfig::tiny(40);
+        (config.bos, config.eos) = (Some(1), vec![2, 3]);
+        let model = Llama::random(&config, RandomInit::default(), &Device::default()).unwrap();
+        let lost = |id| ModelError::TokenLost { id };
+        assert_eq!(model.pruned(&[0], &[2, 5]).unwrap_err(), lost(1));
+        assert_eq!(model.pruned(&[0], &[1, 5]).unwrap_err(), lost(2));
+        assert_eq!(model.pruned(&[0], &[1, 3]).unwrap().config().eos, [1]);
         let outside = ModelError::TokenOutOfRange { id: 40, vocab_size: 40 };
         assert_eq!(model.pruned(&[0], &[40]).unwrap_err(), outside);
     }

@@ -94,6 +94,12 @@ pub enum ModelError {
         /// The block.
         layer: usize,
     },
+    /// A token without which texts have no beginning or no end.
+    #[error("token {id} begins or ends texts and would be lost")]
+    TokenLost {
+        /// The token.
+        id: u32,
+    },
     /// A model without blocks or tokens.
     #[error("a model needs at least one block and one token")]
     NothingLeft,

@@ -58,6 +58,9 @@ pub enum TokenizerError {
         /// The token.
         id: u32,
     },
+    /// The file names the tokens before a text in a way in which they cannot be numbered anew.
+    #[error("the tokenizer's post-processor is not known, so its tokens cannot be numbered anew")]
+    UnknownPostProcessor,
     /// The tokenizer has tokens that the model does not have.
     #[error("the tokenizer has {found} tokens, the model only {expected}")]
     VocabularyMismatch {

@@ -27,8 +27,8 @@ impl Tokenizer {
     ///
     /// # Errors
     ///
-    /// [`TokenizerError`] when this is no tokenizer of merges, a text cannot be encoded, or not even
-    /// the tokens that are no products fit.
+    /// [`TokenizerError`] when this is no tokenizer of merges, a text cannot be encoded, not even the
+    /// tokens that are no products fit, or the token before a text is named in a way that is not known.
     pub fn trimmed<T: AsRef<str>>(
         &self,
         size: usize,
@@ -36,17 +36,8 @@ impl Tokenizer {
     ) -> Result<TrimmedTokenizer, TokenizerError> {
         let mut file: Value = serde_json::from_str(self.json())?;
         let vocabulary = vocabulary(&file)?;
-        let merges = merges(&file)?;
-        let parents: HashMap<String, (&str, &str)> = merges
-            .iter()
-            .rev()
-            .map(|(a, b)| (format!("{a}{b}"), (a.as_str(), b.as_str())))
-            .collect();
-        let mut kept: HashSet<&str> = vocabulary
-            .keys()
-            .map(String::as_str)
-            .filter(|token| !parents.contains_key(*token))
-            .collect();
+        let merges = Merges::of(&file)?;
+        let mut kept = self.indispensable(&vocabulary, &merges);
         if kept.len() > size {
             let (found, limit) = (kept.len() as u64, size as u64);
             return Err(TokenizerError::TooMany {
@@ -56,27 +47,46 @@ impl Tokenizer {
             });
         }
         let frequent = self.by_frequency(texts)?;
-        let names: HashMap<u32, &str> =
-            vocabulary.iter().map(|(token, id)| (*id, token.as_str())).collect();
+        let names: HashMap<u32, &String> =
+            vocabulary.iter().map(|(token, id)| (*id, token)).collect();
         let wanted = frequent.iter().filter_map(|id| names.get(id).copied());
-        let merged = merges.iter().map(|(a, b)| format!("{a}{b}")).collect::<Vec<_>>();
-        for token in wanted.chain(merged.iter().map(String::as_str)) {
-            let needed = with_parents(token, &parents, &kept);
+        for token in wanted.chain(merges.products()) {
+            if kept.contains(token) {
+                continue;
+            }
+            let mut needed = merges.parts(token);
+            needed.insert(token.clone());
+            needed.retain(|part| !kept.contains(part));
             if kept.len() + needed.len() > size {
                 break;
             }
             kept.extend(needed);
         }
         let mut ids: Vec<u32> =
-            kept.iter().filter_map(|token| vocabulary.get(*token)).copied().collect();
+            kept.iter().filter_map(|token| vocabulary.get(token)).copied().collect();
         ids.sort_unstable();
+        ids.dedup();
         let numbers: HashMap<u32, usize> =
             ids.iter().enumerate().map(|(new, old)| (*old, new)).collect();
         renumber(&mut file, &numbers, &vocabulary, |a, b| {
-            [a, b].iter().all(|part| kept.contains(part))
-                && kept.contains(format!("{a}{b}").as_str())
+            kept.contains(a) && kept.contains(b) && kept.contains(&format!("{a}{b}"))
         });
-        Ok(TrimmedTokenizer { tokenizer: Self::from_json(&file.to_string())?, kept: ids })
+        let tokenizer = Self::from_json(&file.to_string())?;
+        let prefix: Option<Vec<u32>> =
+            tokenizer.prefix().iter().map(|&id| ids.get(id as usize).copied()).collect();
+        if prefix.as_deref() != Some(self.prefix()) {
+            return Err(TokenizerError::UnknownPostProcessor);
+        }
+        Ok(TrimmedTokenizer { tokenizer, kept: ids })
+    }
+
+    /// What no merge makes, and what is matched whole: without these, some text has no tokens.
+    fn indispensable(&self, vocabulary: &HashMap<String, u32>, merges: &Merges) -> HashSet<String> {
+        let products: HashSet<&String> = merges.products().collect();
+        let control: HashSet<&str> = self.control_tokens().map(|(token, _)| token).collect();
+        let needed =
+            |token: &&String| !products.contains(token) || control.contains(token.as_str());
+        vocabulary.keys().filter(needed).cloned().collect()
     }
 
     /// The tokens of the texts, the most frequent first, the lower id among equals.
@@ -109,32 +119,57 @@ fn vocabulary(file: &Value) -> Result<HashMap<String, u32>, TokenizerError> {
     Ok(all)
 }
 
-/// The merges, in order.
-fn merges(file: &Value) -> Result<Vec<(String, String)>, TokenizerError> {
-    let merges = file["model"]["merges"].as_array();
-    let merges = merges.ok_or(TokenizerError::NotAnObject("model.merges"))?;
-    let pair = |merge: &Value| match merge {
-        Value::String(joined) => joined.split_once(' ').map(|(a, b)| (a.to_owned(), b.to_owned())),
-        other => Some((other[0].as_str()?.to_owned(), other[1].as_str()?.to_owned())),
-    };
-    Ok(merges.iter().filter_map(pair).collect())
+/// The merges of a file.
+struct Merges {
+    /// Both parts and the product, in the order of the file.
+    in_order: Vec<[String; 3]>,
+    /// The place of a pair in that order.
+    ranks: HashMap<(String, String), usize>,
 }
 
-/// A token that is not kept yet and those of which it is made.
-fn with_parents<'a>(
-    token: &'a str,
-    parents: &HashMap<String, (&'a str, &'a str)>,
-    kept: &HashSet<&str>,
-) -> Vec<&'a str> {
-    let (mut needed, mut open) = (Vec::new(), vec![token]);
-    while let Some(token) = open.pop() {
-        if kept.contains(token) || needed.contains(&token) {
-            continue;
-        }
-        needed.push(token);
-        open.extend(parents.get(token).into_iter().flat_map(|&(a, b)| [a, b]));
+impl Merges {
+    fn of(file: &Value) -> Result<Self, TokenizerError> {
+        let merges = file["model"]["merges"].as_array();
+        let merges = merges.ok_or(TokenizerError::NotAnObject("model.merges"))?;
+        let in_order: Vec<[String; 3]> = merges
+            .iter()
+            .filter_map(|merge| {
+                pair(merge).map(|(a, b)| [a.to_owned(), b.to_owned(), format!("{a}{b}")])
+            })
+            .collect();
+        let ranked = in_order.iter().enumerate().rev();
+        let ranks = ranked.map(|(rank, [a, b, _])| ((a.clone(), b.clone()), rank)).collect();
+        Ok(Self { in_order, ranks })
     }
-    needed
+
+    fn products(&self) -> impl Iterator<Item = &String> {
+        self.in_order.iter().map(|[_, _, product]| product)
+    }
+
+    /// All that is made on the way from letters to a token, as merging goes: of several ways to make
+    /// a token, it takes the one whose merges come first.
+    fn parts(&self, token: &str) -> HashSet<String> {
+        let mut pieces: Vec<String> = token.chars().map(String::from).collect();
+        let mut made: HashSet<String> = pieces.iter().cloned().collect();
+        loop {
+            let rank =
+                |pair: &[String]| self.ranks.get(&(pair[0].clone(), pair[1].clone())).copied();
+            let next =
+                pieces.windows(2).enumerate().filter_map(|(at, pair)| Some((rank(pair)?, at)));
+            let Some((_, at)) = next.min() else { return made };
+            let joined = pieces[at].clone() + &pieces.remove(at + 1);
+            made.insert(joined.clone());
+            pieces[at] = joined;
+        }
+    }
+}
+
+/// The two parts of a merge, in either form that files have.
+fn pair(merge: &Value) -> Option<(&str, &str)> {
+    match merge {
+        Value::String(joined) => joined.split_once(' '),
+        other => Some((other[0].as_str()?, other[1].as_str()?)),
+    }
 }
 
 /// Gives the tokens that are left their new numbers wherever a file has them, and drops merges of
@@ -155,27 +190,30 @@ fn renumber(
         .collect();
     model["vocab"] = Value::Object(vocab);
     if let Some(merges) = model["merges"].as_array_mut() {
-        merges.retain(|merge| match merge {
-            Value::String(joined) => joined.split_once(' ').is_some_and(|(a, b)| is_kept(a, b)),
-            other => match (other[0].as_str(), other[1].as_str()) {
-                (Some(a), Some(b)) => is_kept(a, b),
-                _ => false,
-            },
-        });
+        merges.retain(|merge| pair(merge).is_some_and(|(a, b)| is_kept(a, b)));
     }
-    for token in file["added_tokens"].as_array_mut().into_iter().flatten() {
+    let added = file.get_mut("added_tokens").and_then(Value::as_array_mut);
+    for token in added.into_iter().flatten() {
         if let Some(new) = token["content"].as_str().and_then(number) {
             token["id"] = json!(new);
         }
     }
-    // The token before a text, which a template names with its number.
-    if let Some(special) = file["post_processor"]["special_tokens"].as_object_mut() {
-        for (token, entry) in special {
-            if let Some(new) = number(token) {
-                entry["ids"] = json!([new]);
-            }
+    if let Some(processor) = file.get_mut("post_processor") {
+        renumber_templates(processor, &number);
+    }
+}
+
+/// The tokens that templates put before a text are named with their numbers, in a template or in one
+/// of a sequence.
+fn renumber_templates<'a>(processor: &mut Value, number: &impl Fn(&str) -> Option<&'a usize>) {
+    let special = processor.get_mut("special_tokens").and_then(Value::as_object_mut);
+    for (token, entry) in special.into_iter().flatten() {
+        if let Some(new) = number(token) {
+            entry["ids"] = json!([new]);
         }
     }
+    let steps = processor.get_mut("processors").and_then(Value::as_array_mut);
+    steps.into_iter().flatten().for_each(|step| renumber_templates(step, number));
 }
 
 #[cfg(test)]
@@ -210,6 +248,37 @@ mod tests {
             assert_eq!(kept[ids[0] as usize], whole.prefix()[0]);
             assert_eq!(ids[1], tokenizer.control_id("<|eot_id|>").unwrap());
         }
+    }
+
+    /// As LLaMA 3.1 has it: the template in a sequence, and a merge that is never taken listed first.
+    #[test]
+    fn the_merges_that_are_taken_are_kept_and_templates_in_sequences_renumbered() {
+        let mut file: Value = serde_json::from_str(tokenizer().json()).unwrap();
+        let template = file["post_processor"].take();
+        let bytes = json!({"type": "ByteLevel", "add_prefix_space": true, "trim_offsets": false, "use_regex": true});
+        file["post_processor"] = json!({"type": "Sequence", "processors": [bytes, template]});
+        let whole = Tokenizer::from_json(&file.to_string()).unwrap();
+        let small = whole.trimmed(300, ["harmful"]).unwrap();
+        let prefix = small.tokenizer.prefix();
+        assert_eq!([small.kept[prefix[0] as usize]], whole.prefix());
+        assert_ne!(prefix, whole.prefix());
+
+        // `abc` can be made of `a` and `bc`, which comes first in the file, but `ab` is merged before.
+        let merges = json!({"model": {"merges": ["a bc", "a b", "ab c", "b c"]}});
+        let parts = Merges::of(&merges).unwrap().parts("abc");
+        let expected = ["a", "b", "c", "ab", "abc"].map(str::to_owned);
+        assert_eq!(parts, HashSet::from(expected));
+    }
+
+    #[test]
+    fn a_file_without_a_token_before_texts_is_trimmed_too() {
+        let mut file: Value = serde_json::from_str(tokenizer().json()).unwrap();
+        file["post_processor"] = Value::Null;
+        let whole = Tokenizer::from_json(&file.to_string()).unwrap();
+        let small = whole.trimmed(300, ["harmful"]).unwrap().tokenizer;
+        assert!(small.prefix().is_empty());
+        let ids = small.encode(&Prompt::text("harmful")).unwrap();
+        assert_eq!(small.decode(&ids).unwrap(), "harmful");
     }
 
     #[test]

@@ -211,8 +211,8 @@ fn encode_q4(block: &[f32], with_minimum: bool, out: &mut Vec<u8>) {
     });
     let fitted = |grid: Grid| (0..4).fold(grid, |grid, _| grid.fitted(block));
     let grids = starts.flat_map(|grid| [grid, fitted(grid)]);
-    let best = grids.min_by(|a, b| a.error(block).total_cmp(&b.error(block)));
-    let Some(best) = best else { return };
+    let best = grids.map(|grid| (grid.error(block), grid)).min_by(|(a, _), (b, _)| a.total_cmp(b));
+    let Some((_, best)) = best else { return };
     out.extend(best.scale.to_le_bytes());
     out.extend(best.minimum.into_iter().flat_map(f16::to_le_bytes));
     let (front, back) = block.split_at(block.len() / 2);
@@ -307,7 +307,7 @@ mod tests {
     /// Weights of two sizes, some blocks of one value only.
     fn weights() -> Vec<f32> {
         let noise = |at: usize| ((at * 7919 % 2003) as f32 / 1001.5 - 1.0).powi(3);
-        let scale = |at: usize| if at / 32 % 3 == 0 { 0.01 } else { 2.0 };
+        let scale = |at: usize| if (at / 32).is_multiple_of(3) { 0.01 } else { 2.0 };
         let mut weights: Vec<f32> = (0..32 * 60).map(|at| noise(at) * scale(at)).collect();
         weights[..32].fill(0.0);
         weights[32..64].fill(-1.5);

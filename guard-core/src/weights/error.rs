@@ -115,6 +115,18 @@ pub enum WeightsError {
         /// The tensor, by its name on the hub.
         tensor: String,
     },
+    /// A weight that the type in which it is to be written cannot hold.
+    #[error("{}: tensor `{tensor}` holds {value}, which {kind} cannot hold", path.display())]
+    Unrepresentable {
+        /// The file.
+        path: PathBuf,
+        /// The tensor, by its name on the hub.
+        tensor: String,
+        /// The weight.
+        value: f32,
+        /// The type.
+        kind: String,
+    },
     /// The model's weights cannot be read back from their device.
     #[error("cannot read tensor `{tensor}` back from the device")]
     Device {

@@ -137,6 +137,29 @@ impl ModelFiles {
         }
     }
 
+    /// A text of the GGUF file's keys; see [`GgufOptions::with_note`](super::GgufOptions::with_note).
+    #[must_use]
+    pub fn note(&self, key: &str) -> Option<&str> {
+        match &self.weights {
+            Weights::Folder(_) => None,
+            Weights::Gguf(gguf) => gguf.note(key),
+        }
+    }
+
+    /// The text of another file in the model's folder. `None` when there is no such file, or the
+    /// model is no folder.
+    ///
+    /// # Errors
+    ///
+    /// [`WeightsError`] when the file is there and cannot be read.
+    pub fn read_beside(&self, name: &str) -> Result<Option<String>, WeightsError> {
+        let path = self.path.join(name);
+        match path.symlink_metadata() {
+            Ok(_) => read_small_file(&path).map(Some),
+            Err(_) => Ok(None),
+        }
+    }
+
     /// The names and shapes of the stored tensors, by name.
     pub fn tensors(&self) -> impl Iterator<Item = (&str, &[usize])> {
         self.store().tensors.iter().map(|(name, tensor)| (name.as_str(), tensor.shape.as_slice()))

@@ -9,8 +9,10 @@ use guard_core::{
 pub(super) struct Case<'a> {
     pub(super) exchange: &'a Exchange,
     pub(super) calls: Vec<Call>,
-    /// What the model wrote in answer to each call, as far as it is to be kept to.
-    pub(super) written: Vec<String>,
+    /// What the model wrote in answer to each call, as far as its answers stand behind it.
+    pub(super) written: Vec<Option<String>>,
+    /// Whether the model was asked to write at all.
+    pub(super) generated: bool,
     pub(super) verdict: Result<Verdict, GuardError>,
 }
 
@@ -28,26 +30,28 @@ impl<'a> Case<'a> {
                 Err(error) => (Vec::new(), Err(error.into())),
             },
         };
-        Self { exchange, written: vec![String::new(); calls.len()], calls, verdict }
+        Self { exchange, written: vec![None; calls.len()], calls, generated: false, verdict }
     }
 
     /// Folds the answer to one call into the verdict.
     pub(super) fn read(&mut self, call: usize, completed: &Completed, format: &impl GuardFormat) {
+        self.generated = true;
         if let Ok(verdict) = &mut self.verdict {
             verdict.finish = completed.finish;
             verdict.usage = verdict.usage.beside(completed.usage);
             format.read(self.exchange, &self.calls[call], completed, verdict);
             verdict.output.get_or_insert_default().push_str(&completed.text);
-            self.written[call].clone_from(&completed.text);
+            self.written[call] = Some(completed.text.clone());
         }
     }
 
-    /// Whether a question that the exchange asks has no answer yet.
-    pub(super) fn has_gaps(&self) -> bool {
-        let open = |verdict: &Verdict| {
-            verdict.clone().scoped_to(self.exchange).first_undetermined().is_some()
+    /// Whether the model came to any answer.
+    pub(super) fn has_answers(&self) -> bool {
+        let given = |verdict: &Verdict| {
+            let verdict = verdict.clone().scoped_to(self.exchange);
+            Task::ALL.iter().any(|&task| verdict.answer(task).given().is_some())
         };
-        self.verdict.as_ref().is_ok_and(open)
+        self.verdict.as_ref().is_ok_and(given)
     }
 
     pub(super) fn finish(self, options: &JudgeOptions) -> Result<Verdict, GuardError> {
@@ -76,12 +80,12 @@ fn unanswered(tasks: &[Task]) -> Verdict {
     )
 }
 
-/// The calls of all cases, as the numbers of case and call.
+/// The calls of all cases that have not failed, as the numbers of case and call.
 pub(super) fn planned(cases: &[Case<'_>]) -> Vec<(usize, usize)> {
-    let calls = |(case, planned): (usize, &Case<'_>)| {
-        (0..planned.calls.len()).map(move |call| (case, call)).collect::<Vec<_>>()
-    };
-    cases.iter().enumerate().flat_map(calls).collect()
+    let going = cases.iter().enumerate().filter(|(_, case)| case.verdict.is_ok());
+    going
+        .flat_map(|(case, planned)| (0..planned.calls.len()).map(move |call| (case, call)))
+        .collect()
 }
 
 /// Gives each planned call its result, with its place among the calls. When there are more or fewer results than calls, which of
@@ -94,8 +98,8 @@ pub(super) fn fold<'a, T, E: Into<GuardError>>(
 ) {
     let (expected, found) = (planned.len(), results.len());
     if expected != found {
-        for case in cases {
-            case.verdict = Err(GuardError::InvalidOutput { expected, found });
+        for (case, _) in planned {
+            cases[case].verdict = Err(GuardError::InvalidOutput { expected, found });
         }
         return;
     }

@@ -7,8 +7,8 @@ use std::fmt;
 use std::time::{Duration, Instant};
 
 use guard_core::{
-    Calibration, Exchange, GenerateOptions, Guard, GuardError, GuardFormat, GuardInfo, JudgeMode,
-    JudgeOptions, ReasoningMode, TextGenerator, Verdict,
+    Exchange, GenerateOptions, Guard, GuardError, GuardFormat, GuardInfo, JudgeMode, JudgeOptions,
+    ReasoningMode, Scores, TextGenerator, Verdict,
 };
 
 use case::Case;
@@ -34,7 +34,7 @@ pub struct ReasoningGuard<G, F> {
     info: GuardInfo,
     generator: G,
     format: F,
-    calibration: Option<Calibration>,
+    scores: Option<Scores>,
 }
 
 impl<G, F> fmt::Debug for ReasoningGuard<G, F> {
@@ -47,7 +47,7 @@ impl<G: TextGenerator, F: GuardFormat> ReasoningGuard<G, F> {
     /// A guard of this name.
     pub fn new(id: impl Into<String>, generator: G, format: F) -> Self {
         let info = GuardInfo::new(id, format.tasks());
-        Self { info, generator, format, calibration: None }
+        Self { info, generator, format, scores: None }
     }
 
     /// The same guard, taking its answers from the probabilities of the labels, which it gives as
@@ -57,8 +57,15 @@ impl<G: TextGenerator, F: GuardFormat> ReasoningGuard<G, F> {
     /// [`answers`](GuardFormat::answers); with others every exchange fails with
     /// [`GuardError::NoScores`].
     #[must_use]
-    pub fn with_scores(mut self, calibration: Calibration) -> Self {
-        self.calibration = Some(calibration);
+    pub fn with_scores(mut self, scores: Scores) -> Self {
+        self.scores = Some(scores);
+        self
+    }
+
+    /// The same guard with words for what else its verdicts depend on; see [`GuardInfo::variant`].
+    #[must_use]
+    pub fn with_variant(mut self, variant: impl Into<String>) -> Self {
+        self.info = self.info.with_variant(variant);
         self
     }
 
@@ -99,16 +106,16 @@ where
             return items.iter().map(|_| Err(error.clone().into())).collect();
         }
         let run = Run { guard: self, options, started: Instant::now() };
-        let cases = match (&self.calibration, options.mode) {
+        let cases = match (&self.scores, options.mode) {
             (None, JudgeMode::Reason) => run.reasoned(items),
             (None, mode) => {
                 return items.iter().map(|_| Err(GuardError::NoScores { mode })).collect();
             }
-            (Some(calibration), JudgeMode::Reason) => run.reasoned_and_scored(items, calibration),
-            (Some(calibration), JudgeMode::Adaptive { low, high }) => {
-                run.adaptive(items, calibration, low..=high)
+            (Some(scores), JudgeMode::Reason) => run.reasoned_and_scored(items, scores),
+            (Some(scores), JudgeMode::Adaptive { low, high }) => {
+                run.adaptive(items, scores, low..=high)
             }
-            (Some(calibration), _) => run.scored(items, calibration),
+            (Some(scores), _) => run.scored(items, scores),
         };
         cases.into_iter().map(|case| case.finish(options)).collect()
     }

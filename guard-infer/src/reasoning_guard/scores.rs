@@ -4,8 +4,8 @@ use std::ops::RangeInclusive;
 
 use guard_core::{
     Answer, Calibration, Completed, Exchange, Finish, GuardError, GuardFormat, Judged,
-    PossibleAnswer, Reason, ReasoningMode, ScoreRequest, Scored, Task, TextGenerator, Verdict,
-    positive_probability,
+    PossibleAnswer, Reason, ReasoningMode, ScoreRequest, Scored, Scores, Task, TextGenerator,
+    Verdict, positive_probability,
 };
 
 use super::Run;
@@ -21,90 +21,76 @@ where
     pub(super) fn scored<'e>(
         &self,
         items: impl IntoIterator<Item = &'e Exchange>,
-        calibration: &Calibration,
+        scores: &Scores,
     ) -> Vec<Case<'e>> {
         let mut cases = self.plan(items, ReasoningMode::LabelOnly);
-        self.score(&mut cases, calibration);
+        self.score(&mut cases, scores);
         cases
     }
 
-    /// The answers behind the model's reasoning. Where that did not come to its answers, it may be
-    /// what a hostile text made of it: the answers at once are the better ones.
+    /// The answers behind the model's reasoning. Where that came to none, it may be what a hostile
+    /// text made of it: the answers at once are the better ones.
     pub(super) fn reasoned_and_scored<'e>(
         &self,
         items: impl IntoIterator<Item = &'e Exchange>,
-        calibration: &Calibration,
+        scores: &Scores,
     ) -> Vec<Case<'e>> {
         let mut cases = self.reasoned(items);
-        for case in cases.iter_mut().filter(|case| case.has_gaps()) {
+        for case in cases.iter_mut().filter(|case| !case.has_answers()) {
             let at_once = Case::new(case.exchange, &self.guard.format, ReasoningMode::LabelOnly);
             (case.calls, case.written) = (at_once.calls, at_once.written);
         }
-        self.score(&mut cases, calibration);
+        self.score(&mut cases, scores);
         cases
     }
 
-    /// The answers at once, and reasoning where these are not sure. A case whose reasoning ends
-    /// without answers keeps those that it had.
+    /// The answers at once, and reasoning where these are not sure. Where reasoning fails or has no
+    /// scores in time, the first verdict stays.
     pub(super) fn adaptive<'e>(
         &self,
         items: &'e [Exchange],
-        calibration: &Calibration,
+        scores: &Scores,
         unsure: RangeInclusive<f64>,
     ) -> Vec<Case<'e>> {
-        let mut cases = self.scored(items, calibration);
-        let asked: Vec<usize> = (0..cases.len())
-            .filter(|&case| {
-                cases[case].verdict.as_ref().is_ok_and(|verdict| is_unsure(verdict, &unsure))
-            })
-            .collect();
-        let exchanges = asked.iter().map(|&case| cases[case].exchange).collect::<Vec<_>>();
-        let reasoned = self.reasoned_and_scored(exchanges, calibration);
-        for (place, mut later) in asked.into_iter().zip(reasoned) {
-            if later.has_gaps() {
-                continue;
-            }
-            if let (Ok(before), Ok(verdict)) = (&cases[place].verdict, &mut later.verdict) {
-                verdict.usage = before.usage.then(verdict.usage);
-            }
-            cases[place] = later;
+        let mut cases = self.scored(items, scores);
+        let is_unsure = |case: &Case<'_>| {
+            case.verdict.as_ref().is_ok_and(|verdict| is_unsure(verdict, &unsure))
+        };
+        let asked: Vec<usize> = (0..cases.len()).filter(|&at| is_unsure(&cases[at])).collect();
+        let exchanges: Vec<&Exchange> = asked.iter().map(|&at| cases[at].exchange).collect();
+        for (at, later) in asked.into_iter().zip(self.reasoned_and_scored(exchanges, scores)) {
+            cases[at].improve(later);
         }
         cases
     }
 
     /// Scores the possible answers to each call, behind what was written, and folds them into the
     /// verdicts.
-    fn score(&self, cases: &mut [Case<'_>], calibration: &Calibration) {
-        let planned = case::planned(cases);
+    fn score(&self, cases: &mut [Case<'_>], scores: &Scores) {
         let format = &self.guard.format;
-        let answers: Vec<Vec<PossibleAnswer>> = planned
-            .iter()
-            .map(|&(case, call)| {
-                let case = &cases[case];
-                format.answers(case.exchange, &case.calls[call], &case.written[call])
-            })
-            .collect();
-        let requests: Vec<ScoreRequest> = planned
-            .iter()
-            .zip(&answers)
-            .map(|(&(case, call), answers)| {
-                let texts = answers.iter().map(|answer| answer.text.clone()).collect();
-                ScoreRequest::new(cases[case].calls[call].prompt.clone(), texts)
-            })
-            .collect();
-        let scorable = answers.iter().all(|answers| !answers.is_empty());
-        let results = match scorable {
-            true => self.guard.generator.score(&requests, self.deadline()),
-            false => None,
-        };
-        let Some(results) = results else {
-            for case in cases.iter_mut().filter(|case| !case.calls.is_empty()) {
-                case.verdict = Err(GuardError::NoScores { mode: self.options.mode });
+        let no_scores = || Err(GuardError::NoScores { mode: self.options.mode });
+        let mut answers = Vec::new();
+        let mut requests = Vec::new();
+        let mut planned = Vec::new();
+        for (at, call) in case::planned(cases) {
+            let case = &mut cases[at];
+            let written = case.written[call].as_deref().unwrap_or_default();
+            let possible = format.answers(case.exchange, &case.calls[call], written);
+            if possible.is_empty() {
+                case.verdict = no_scores();
+                continue;
             }
+            let texts = possible.iter().map(|answer| answer.text.clone()).collect();
+            requests.push(ScoreRequest::new(case.calls[call].prompt.clone(), texts));
+            answers.push(possible);
+            planned.push((at, call));
+        }
+        let Some(results) = self.guard.generator.score(&requests, self.deadline()) else {
+            planned.into_iter().for_each(|(at, _)| cases[at].verdict = no_scores());
             return;
         };
         case::fold(cases, planned, results, |case, place, call, scored| {
-            case.read_scores(call, &answers[place], &scored, format, calibration);
+            case.read_scores(call, &answers[place], &scored, format, scores);
         });
     }
 }
@@ -117,40 +103,96 @@ impl Case<'_> {
         answers: &[PossibleAnswer],
         scored: &Scored,
         format: &impl GuardFormat,
-        calibration: &Calibration,
+        scores: &Scores,
     ) {
         let Ok(verdict) = &mut self.verdict else { return };
         verdict.usage = verdict.usage.then(scored.usage);
-        let written = !self.written[call].is_empty();
-        if answers.len() != scored.log_probabilities.len() {
-            if scored.finish == Finish::Stopped {
-                let (expected, found) = (answers.len(), scored.log_probabilities.len());
-                self.verdict = Err(GuardError::InvalidOutput { expected, found });
-            } else if !written {
-                cut_off(verdict, &self.calls[call].tasks, scored.finish);
-            }
+        let tasks = &self.calls[call].tasks;
+        let (expected, found) = (answers.len(), scored.log_probabilities.len());
+        if scored.finish != Finish::Stopped {
+            // Labels without the scores that a policy may ask for are not believed.
+            return cut_off(verdict, tasks, scored.finish);
+        }
+        if expected != found {
+            self.verdict = Err(GuardError::InvalidOutput { expected, found });
             return;
         }
-        let scores = &scored.log_probabilities;
-        let best = answers.iter().zip(scores).max_by(|(_, a), (_, b)| a.total_cmp(b));
-        let Some((best, _)) = best else { return };
+        let calibration =
+            if self.written[call].is_some() { scores.reasoned } else { scores.at_once };
+        let judged = probabilities(tasks, answers, scored, &calibration);
+        let Some(chosen) = chosen(answers, scored, &judged) else { return };
         let (finish, reasoning) = (verdict.finish, verdict.reasoning.take());
-        let chosen = Completed::new(best.text.clone(), Finish::Stopped);
-        format.read(self.exchange, &self.calls[call], &chosen, verdict);
-        if finish == Finish::NotRun {
-            verdict.finish = scored.finish;
-            verdict.output.get_or_insert_default().push_str(&best.text);
-        } else if !written {
-            // What there is of the reasoning, which the answers do not follow from.
+        let text = Completed::new(chosen.text.clone(), Finish::Stopped);
+        format.read(self.exchange, &self.calls[call], &text, verdict);
+        if self.written[call].is_none() {
+            // What there is of reasoning, which the answers do not follow from.
             verdict.reasoning = reasoning;
             verdict.consistent = None;
         }
-        for &task in &self.calls[call].tasks {
-            if let Some(probability) = positive_probability(task, answers, scores) {
-                judge(verdict, task, calibration.task(task).apply(probability));
+        if !self.generated {
+            verdict.finish = scored.finish;
+            verdict.output.get_or_insert_default().push_str(&chosen.text);
+        } else {
+            verdict.finish = finish;
+        }
+        for (task, probability) in judged {
+            match probability {
+                Some(probability) => judge(verdict, task, probability),
+                None => cut_off(verdict, &[task], Finish::NonFinite),
             }
         }
     }
+
+    /// Takes a later verdict, if it has all scores that the first one has, with the cost of both.
+    fn improve(&mut self, mut later: Self) {
+        let Ok(before) = &mut self.verdict else { return };
+        let Ok(verdict) = &mut later.verdict else { return };
+        let usage = before.usage.then(verdict.usage);
+        let scored = |task| before.score(task).is_none() || verdict.score(task).is_some();
+        if Task::ALL.into_iter().all(scored) {
+            verdict.usage = usage;
+            *self = later;
+        } else {
+            before.usage = usage;
+        }
+    }
+}
+
+/// The calibrated probability of each task about which an answer can say something.
+fn probabilities(
+    tasks: &[Task],
+    answers: &[PossibleAnswer],
+    scored: &Scored,
+    calibration: &Calibration,
+) -> Vec<(Task, Option<f64>)> {
+    let asked = tasks
+        .iter()
+        .filter(|&&task| answers.iter().any(|answer| answer.labels.positive(task).is_some()));
+    let probability = |task| {
+        let raw = positive_probability(task, answers, &scored.log_probabilities)?;
+        Some(calibration.task(task).apply(raw))
+    };
+    asked.map(|&task| (task, probability(task))).collect()
+}
+
+/// The likeliest of the answers that say what the probabilities do; without one, the likeliest.
+fn chosen<'a>(
+    answers: &'a [PossibleAnswer],
+    scored: &Scored,
+    judged: &[(Task, Option<f64>)],
+) -> Option<&'a PossibleAnswer> {
+    let agrees = |answer: &PossibleAnswer| {
+        judged.iter().all(|&(task, probability)| {
+            let label = probability.map(|probability| probability >= 0.5);
+            label.is_none() || answer.labels.positive(task) == label
+        })
+    };
+    let scores = &scored.log_probabilities;
+    let best = answers
+        .iter()
+        .zip(scores)
+        .max_by(|(a, left), (b, right)| agrees(a).cmp(&agrees(b)).then(left.total_cmp(right)));
+    best.map(|(answer, _)| answer)
 }
 
 fn judge(verdict: &mut Verdict, task: Task, probability: f64) {

@@ -70,6 +70,11 @@ impl GgufFile {
         Ok(Self { config, store, metadata })
     }
 
+    /// A text among the keys.
+    pub(in super::super) fn note(&self, key: &str) -> Option<&str> {
+        self.metadata.text(key).ok()
+    }
+
     /// The file's vocabulary as the text of a `tokenizer.json`.
     pub(in super::super) fn tokenizer_json(&self) -> Result<String, WeightsError> {
         let path = self.store.files[0].path().to_owned();

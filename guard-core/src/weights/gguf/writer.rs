@@ -1,10 +1,14 @@
 //! Writing a model as one GGUF file, its matrices packed.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::Path;
 use std::str::FromStr;
+
+use half::f16;
+use rayon::prelude::*;
 
 use super::super::encoding::Encoding;
 use super::super::error::{GgufFault, WeightsError};
@@ -80,20 +84,22 @@ impl FromStr for GgufType {
 }
 
 /// How a GGUF file is written.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct GgufOptions {
     /// The matrices of the blocks. Norms are always 32-bit floats.
     pub matrices: GgufType,
     /// The embedding matrix and the head.
     pub embedding: GgufType,
+    /// Texts under keys of one's own, which other readers pass over.
+    pub notes: BTreeMap<String, String>,
 }
 
 impl GgufOptions {
     /// All matrices in this type.
     #[must_use]
     pub fn new(matrices: GgufType) -> Self {
-        Self { matrices, embedding: matrices }
+        Self { matrices, embedding: matrices, notes: BTreeMap::new() }
     }
 
     /// The same options with another type of the embedding matrix and the head.
@@ -103,7 +109,14 @@ impl GgufOptions {
         self
     }
 
-    fn encoding(self, tensor: &NamedTensor) -> Encoding {
+    /// The same options with a text under a key, such as `guard.settings`.
+    #[must_use]
+    pub fn with_note(mut self, key: impl Into<String>, text: impl Into<String>) -> Self {
+        self.notes.insert(key.into(), text.into());
+        self
+    }
+
+    fn encoding(&self, tensor: &NamedTensor) -> Encoding {
         match tensor.name.as_str() {
             _ if tensor.shape.len() < 2 => Encoding::F32,
             EMBEDDING | HEAD => self.embedding.encoding(),
@@ -119,12 +132,13 @@ impl Llama {
     /// # Errors
     ///
     /// [`WeightsError`] when the file cannot be written, a matrix is not as wide as whole blocks of
-    /// its type, or the tokenizer is one that GGUF has no words for.
+    /// its type, a weight is not finite or too large for it, the model has no end token, or the
+    /// tokenizer is one that GGUF has no words for.
     pub fn save_gguf(
         &self,
         path: impl AsRef<Path>,
         tokenizer: &Tokenizer,
-        options: GgufOptions,
+        options: &GgufOptions,
     ) -> Result<(), WeightsError> {
         if self.has_adapters() {
             return self.clone().merge_adapters().save_gguf(path, tokenizer, options);
@@ -133,7 +147,8 @@ impl Llama {
         let fault = |fault| WeightsError::Gguf { path: path.to_owned(), fault };
         let config = self.config();
         let mut metadata = shape(config);
-        metadata.extend(vocabulary::pairs(tokenizer, config.vocab_size).map_err(fault)?);
+        metadata.extend(vocabulary::pairs(tokenizer, config).map_err(fault)?);
+        metadata.extend(options.notes.iter().map(|(k, v)| (k.as_str(), Value::Text(v.clone()))));
         let tensors = self.named_tensors();
         let stored: Vec<Stored<'_>> = tensors
             .iter()
@@ -150,7 +165,7 @@ impl Llama {
                 write_padded(&mut file, &bytes).map_err(io)?;
             }
             for tensor in &stored {
-                write_padded(&mut file, &tensor.encode()?).map_err(io)?;
+                write_padded(&mut file, &tensor.encode(path)?).map_err(io)?;
             }
             file.flush().map_err(io)
         })
@@ -202,27 +217,50 @@ impl<'a> Stored<'a> {
     }
 
     /// The bytes of the tensor. Of a head's two halves, the rows take turns.
-    fn encode(&self) -> Result<Vec<u8>, WeightsError> {
+    fn encode(&self, path: &Path) -> Result<Vec<u8>, WeightsError> {
         let values = self.tensor.values.clone().try_into_vec_as::<f32>();
         let values = values.map_err(|error| WeightsError::Device {
             tensor: self.tensor.name.clone(),
             source: format!("{error:?}").into(),
         })?;
-        let mut out = Vec::with_capacity(self.bytes);
+        self.check(path, &values)?;
         let rows = values.len() / self.columns;
-        for row in 0..rows {
-            let source = match self.heads {
-                None => row,
-                Some(heads) => {
-                    let head_dim = rows / heads;
-                    let (head, within) = (row / head_dim, row % head_dim);
-                    head * head_dim + within % 2 * (head_dim / 2) + within / 2
-                }
-            };
-            let row = &values[source * self.columns..(source + 1) * self.columns];
-            self.encoding.encode(row, &mut out);
+        let encoded: Vec<Vec<u8>> = (0..rows)
+            .into_par_iter()
+            .map(|row| {
+                let source = self.source_row(row, rows);
+                let mut out = Vec::with_capacity(self.bytes / rows);
+                let row = &values[source * self.columns..(source + 1) * self.columns];
+                self.encoding.encode(row, &mut out);
+                out
+            })
+            .collect();
+        Ok(encoded.concat())
+    }
+
+    /// The row of the hub's order that stands at this place of the file.
+    fn source_row(&self, row: usize, rows: usize) -> usize {
+        let Some(heads) = self.heads else { return row };
+        let head_dim = rows / heads;
+        let (head, within) = (row / head_dim, row % head_dim);
+        head * head_dim + within % 2 * (head_dim / 2) + within / 2
+    }
+
+    /// Refuses weights that would come back as something else.
+    fn check(&self, path: &Path, values: &[f32]) -> Result<(), WeightsError> {
+        let largest = match self.encoding {
+            Encoding::F32 | Encoding::Bf16 => f32::MAX,
+            _ => f16::MAX.to_f32(),
+        };
+        match values.iter().find(|value| value.abs() > largest || !value.is_finite()) {
+            None => Ok(()),
+            Some(&value) => Err(WeightsError::Unrepresentable {
+                path: path.to_owned(),
+                tensor: self.tensor.name.clone(),
+                value,
+                kind: format!("{:?}", self.encoding),
+            }),
         }
-        Ok(out)
     }
 }
 
@@ -249,14 +287,6 @@ fn shape(config: &LlamaConfig) -> Vec<(&'static str, Value)> {
         pairs.push(("llama.rope.scaling.type", Value::Text("linear".to_owned())));
         pairs.push(("llama.rope.scaling.factor", Value::Float(factor)));
     }
-    let id = |id: u32| Value::Unsigned(id.into());
-    pairs.extend(config.bos.map(|bos| ("tokenizer.ggml.bos_token_id", id(bos))));
-    let ends = [
-        "tokenizer.ggml.eos_token_id",
-        "tokenizer.ggml.eot_token_id",
-        "tokenizer.ggml.eom_token_id",
-    ];
-    pairs.extend(ends.into_iter().zip(config.eos.iter().map(|&end| id(end))));
     pairs
 }
 
@@ -295,7 +325,7 @@ fn header(metadata: &[(&str, Value)], tensors: &[Stored<'_>], factors: &[f32]) -
         offset += bytes + padding(bytes);
     };
     if extra > 0 {
-        describe(ROPE_FACTORS, &[factors.len()], Encoding::F32, factors.len() * size_of::<f32>());
+        describe(ROPE_FACTORS, &[factors.len()], Encoding::F32, size_of_val(factors));
     }
     for Stored { tensor, name, encoding, bytes, .. } in tensors {
         describe(name, &tensor.shape, *encoding, *bytes);

@@ -1,0 +1,92 @@
+//! Makes a smaller model out of a larger one: some of its blocks, and a part of its vocabulary.
+//!
+//! `cargo run --release --example prune_model -- --model FOLDER --layers 0,1,2 --vocabulary 8192
+//! --texts rows.jsonl --output small`
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+use guard_examples::lines::{self, Outcome};
+use guard_infer::guard_core::burn::tensor::Device;
+use guard_infer::{GuardSettings, LoadOptions, ModelFiles, SaveOptions};
+use serde_json::Value;
+
+/// Make a smaller model to be trained: some blocks of a larger one, and a part of its vocabulary.
+#[derive(Parser)]
+struct Arguments {
+    /// The model: a folder as the hub has it, or a .gguf file.
+    #[arg(long)]
+    model: PathBuf,
+    /// The blocks that are left, counted from 0. Default: all.
+    #[arg(long, value_delimiter = ',')]
+    layers: Vec<usize>,
+    /// The most tokens that are left. Default: all.
+    #[arg(long, requires = "texts")]
+    vocabulary: Option<usize>,
+    /// JSON lines whose strings the vocabulary should suit.
+    #[arg(long)]
+    texts: Vec<PathBuf>,
+    /// The folder of the smaller model.
+    #[arg(long)]
+    output: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => lines::fail(error.as_ref()),
+    }
+}
+
+fn run(arguments: &Arguments) -> Outcome<()> {
+    let files = ModelFiles::open(&arguments.model)?;
+    let tokenizer = files.tokenizer()?;
+    let (model, _) = files.load(LoadOptions::default().with_finite_check(), &Device::default())?;
+    let layers = match arguments.layers.as_slice() {
+        [] => (0..model.config().layers).collect(),
+        layers => layers.to_vec(),
+    };
+    let (tokenizer, kept) = match arguments.vocabulary {
+        None => (tokenizer, (0..model.config().vocab_size as u32).collect()),
+        Some(size) => {
+            let mut texts = Vec::new();
+            for path in &arguments.texts {
+                texts.extend(strings(path)?);
+            }
+            let trimmed = tokenizer.trimmed(size, texts)?;
+            (trimmed.tokenizer, trimmed.kept)
+        }
+    };
+    let small = model.pruned(&layers, &kept)?;
+    small.save_folder(&arguments.output, Some(&tokenizer), SaveOptions::default())?;
+    if let Some(settings) = files.read_beside(GuardSettings::FILE)? {
+        std::fs::write(arguments.output.join(GuardSettings::FILE), settings)?;
+    }
+    let [before, after] = [&model, &small].map(|model| model.config().parameter_count());
+    let (tokens, blocks) = (kept.len(), layers.len());
+    lines::tell(&format!(
+        "{before} parameters before, {after} now, in {blocks} blocks and {tokens} tokens"
+    ));
+    Ok(())
+}
+
+/// All strings of a file of JSON lines.
+fn strings(path: &Path) -> Outcome<Vec<String>> {
+    fn collect(value: Value, texts: &mut Vec<String>) {
+        match value {
+            Value::String(text) => texts.push(text),
+            Value::Array(values) => values.into_iter().for_each(|value| collect(value, texts)),
+            Value::Object(fields) => {
+                fields.into_iter().for_each(|(_, value)| collect(value, texts))
+            }
+            _ => {}
+        }
+    }
+    let mut texts = Vec::new();
+    for line in lines::read::<Value>(path)? {
+        let value = line.record.map_err(|error| format!("{}: {error}", path.display()))?;
+        collect(value, &mut texts);
+    }
+    Ok(texts)
+}
