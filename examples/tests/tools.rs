@@ -1,0 +1,90 @@
+//! The programs round a small guard: pruning, calibrating, packing, judging, attacking.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::Path;
+
+use serde_json::Value;
+use support::{ends_with, example, succeeds, tiny};
+
+/// Labelled samples of both kinds.
+fn samples(folder: &Path) -> String {
+    let row = |n: usize| {
+        let label = if n.is_multiple_of(3) { "harmful" } else { "unharmful" };
+        format!(
+            r#"{{"id":"{n}","source":"own","prompt":"request number {n}","labels":{{"request":"{label}"}}}}"#
+        )
+    };
+    let path = folder.join("samples.jsonl");
+    std::fs::write(&path, (0..12).map(|n| row(n) + "\n").collect::<String>()).unwrap();
+    path.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_model_is_pruned_calibrated_packed_judged_with_and_attacked() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let samples = samples(folder.path());
+    let mut prune = example("prune_model");
+    prune.arg("--model").arg(tiny()).args(["--layers", "1", "--vocabulary", "300"]);
+    let text = succeeds(prune.args(["--texts", &samples, "--output", &path("small")]));
+    assert!(text.contains("in 1 blocks and 300 tokens"), "{text}");
+
+    let calibrate = ["--model", &path("small"), "--data", &samples, "--style", "deploy"];
+    let text = succeeds(example("calibrate").args(calibrate).args(["--bias", "--device", "cpu"]));
+    assert!(text.contains("request: 12 rows") && text.contains("guard.json"), "{text}");
+    let settings = std::fs::read_to_string(path("small/guard.json")).unwrap();
+    let settings: Value = serde_json::from_str(&settings).unwrap();
+    assert_eq!(settings["style"], "deploy");
+
+    let pack = ["--model", &path("small"), "--type", "q8_0", "--output", &path("small.gguf")];
+    let text = succeeds(example("export_gguf").args(pack));
+    assert!(text.contains("bits each"), "{text}");
+
+    // The file knows how it is to be asked and that it has scores.
+    for mode in ["verdict", "reason", "adaptive"] {
+        let mut moderate = example("moderate");
+        moderate.args(["--model", &path("small.gguf"), "--mode", mode, "--max-tokens", "8"]);
+        moderate.args(["--device", "cpu", "--prompt", "hello", "--json"]);
+        let output = moderate.output().unwrap();
+        assert!(matches!(output.status.code(), Some(0 | 1)), "{mode}: {output:?}");
+        let verdict: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(verdict["request"]["status"], "given", "{mode}");
+        assert!(verdict["request"]["score"].is_f64(), "{mode}");
+    }
+
+    let mut attack = example("attack");
+    attack.args(["--model", &path("small.gguf"), "--mode", "verdict", "--device", "cpu"]);
+    attack.args(["--benchmark", &samples, "--limit", "6", "--json"]);
+    let output = attack.args(["--attacks", "leet,forged-answers"]).output().unwrap();
+    let scores: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(scores.as_array().map(Vec::len), Some(2));
+    assert_eq!(scores[1]["attack"], "forged-answers");
+}
+
+#[test]
+fn what_cannot_be_done_is_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let samples = samples(folder.path());
+    let told = |name: &str, arguments: &[&str]| {
+        ends_with(2, example(name).arg("--model").arg(tiny()).args(arguments))
+    };
+    let text = told("prune_model", &["--layers", "0,9", "--output", &path("x")]);
+    assert!(text.contains("there is no block 9"), "{text}");
+    assert!(!folder.path().join("x").exists());
+    let text =
+        told("prune_model", &["--vocabulary", "10", "--texts", &samples, "--output", &path("x")]);
+    assert!(text.contains("at most 10 are accepted"), "{text}");
+    let text = told("export_gguf", &["--type", "q5_0", "--output", &path("x.gguf")]);
+    assert!(text.contains("unknown type `q5_0`"), "{text}");
+    let text = told("attack", &["--benchmark", &samples, "--attacks", "charm"]);
+    assert!(text.contains("unknown attack `charm`"), "{text}");
+    let text = told("moderate", &["--prompt", "a", "--mode", "adaptive:0.9:0.1"]);
+    assert!(text.contains("unknown mode"), "{text}");
+    let file = tiny().join("model.safetensors");
+    let file = file.to_str().unwrap();
+    let text = ends_with(2, example("calibrate").args(["--model", file, "--data", &samples]));
+    assert!(text.contains("guard.json lies in one"), "{text}");
+}
