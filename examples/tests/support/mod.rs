@@ -1,5 +1,5 @@
 //! Running the examples as programs.
-#![allow(dead_code, clippy::unwrap_used, reason = "each test takes what it needs")]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "each test takes what it needs")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
