@@ -4,11 +4,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufWriter, Write};
+use std::ops::Range;
+use std::panic::resume_unwind;
 use std::path::Path;
 use std::str::FromStr;
 
 use half::f16;
-use rayon::prelude::*;
 
 use super::super::encoding::Encoding;
 use super::super::error::{GgufFault, WeightsError};
@@ -225,16 +226,23 @@ impl<'a> Stored<'a> {
         })?;
         self.check(path, &values)?;
         let rows = values.len() / self.columns;
-        let encoded: Vec<Vec<u8>> = (0..rows)
-            .into_par_iter()
-            .map(|row| {
-                let source = self.source_row(row, rows);
-                let mut out = Vec::with_capacity(self.bytes / rows);
+        let encode = &|places: Range<usize>| {
+            let mut out = Vec::with_capacity(places.len() * (self.bytes / rows.max(1)));
+            for place in places {
+                let source = self.source_row(place, rows);
                 let row = &values[source * self.columns..(source + 1) * self.columns];
                 self.encoding.encode(row, &mut out);
-                out
-            })
-            .collect();
+            }
+            out
+        };
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let share = rows.div_ceil(threads).max(1);
+        let shares = (0..rows).step_by(share).map(|start| start..rows.min(start + share));
+        let encoded: Vec<Vec<u8>> = std::thread::scope(|scope| {
+            let running: Vec<_> = shares.map(|rows| scope.spawn(move || encode(rows))).collect();
+            let ended = running.into_iter().map(|thread| thread.join());
+            ended.map(|part| part.unwrap_or_else(|panic| resume_unwind(panic))).collect()
+        });
         Ok(encoded.concat())
     }
 
