@@ -25,7 +25,7 @@ struct Arguments {
     #[arg(long, requires = "texts")]
     vocabulary: Option<usize>,
     /// JSON lines whose strings the vocabulary should suit.
-    #[arg(long)]
+    #[arg(long, requires = "vocabulary")]
     texts: Vec<PathBuf>,
     /// The folder of the smaller model.
     #[arg(long)]

@@ -2,8 +2,9 @@
 //!
 //! The factors come as 32-bit floats and are rounded while they are packed. Processors with tile
 //! registers (AMX) multiply them several times faster than 32-bit floats, those with AVX-512 BF16
-//! up to twice as fast; on sums the rounded values go through the product of 32-bit floats, which
-//! gives the same result but for the order of sums.
+//! up to twice as fast; on others the rounded values go through the product of 32-bit floats, which
+//! gives the same result but for the order of sums and for numbers below 2^-126, which those
+//! instructions take for zero.
 
 #![allow(unsafe_code, reason = "the output is not cleared first")]
 

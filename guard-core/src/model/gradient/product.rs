@@ -15,8 +15,9 @@ pub enum Precision {
     #[default]
     F32,
     /// Both factors are rounded to 16-bit brain floats (bf16), as `torch.autocast` does: several
-    /// times faster on GPUs that multiply them, and on CPUs with tile registers (AMX). On CPUs the
-    /// products are not rounded, and attention is computed in 32-bit floats.
+    /// times faster on GPUs that multiply them and on CPUs with tile registers (AMX), and up to twice
+    /// as fast on CPUs with AVX-512 BF16. On CPUs the products are not rounded, and attention is
+    /// computed in 32-bit floats.
     Bf16,
     /// Both factors are written as sums of two brain floats, and the products of three pairs are
     /// added up, which leaves 16 bits of each factor: what torch calls `high`. On CPUs with tile
