@@ -3,14 +3,13 @@
 //! `cargo run --release --example prune_model -- --model FOLDER --layers 0,1,2 --vocabulary 8192
 //! --texts rows.jsonl --output small`
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
 use guard_infer::guard_core::burn::tensor::Device;
 use guard_infer::{GuardSettings, LoadOptions, ModelFiles, SaveOptions};
-use serde_json::Value;
 
 /// Make a smaller model to be trained: some blocks of a larger one, and a part of its vocabulary.
 #[derive(Parser)]
@@ -27,6 +26,9 @@ struct Arguments {
     /// JSON lines whose strings the vocabulary should suit.
     #[arg(long, requires = "vocabulary")]
     texts: Vec<PathBuf>,
+    /// The blocks, as they are numbered afterwards, that begin by looking at all of the text alike.
+    #[arg(long, value_delimiter = ',')]
+    uniform_attention: Vec<usize>,
     /// The folder of the smaller model.
     #[arg(long)]
     output: PathBuf,
@@ -52,13 +54,16 @@ fn run(arguments: &Arguments) -> Outcome<()> {
         Some(size) => {
             let mut texts = Vec::new();
             for path in &arguments.texts {
-                texts.extend(strings(path)?);
+                texts.extend(lines::strings(path)?);
             }
             let trimmed = tokenizer.trimmed(size, texts)?;
             (trimmed.tokenizer, trimmed.kept)
         }
     };
-    let small = model.pruned(&layers, &kept)?;
+    let mut small = model.pruned(&layers, &kept)?;
+    for &layer in &arguments.uniform_attention {
+        small = small.with_uniform_attention(layer)?;
+    }
     small.save_folder(&arguments.output, Some(&tokenizer), SaveOptions::default())?;
     if let Some(settings) = files.read_beside(GuardSettings::FILE)? {
         std::fs::write(arguments.output.join(GuardSettings::FILE), settings)?;
@@ -69,24 +74,4 @@ fn run(arguments: &Arguments) -> Outcome<()> {
         "{before} parameters before, {after} now, in {blocks} blocks and {tokens} tokens"
     ));
     Ok(())
-}
-
-/// All strings of a file of JSON lines.
-fn strings(path: &Path) -> Outcome<Vec<String>> {
-    fn collect(value: Value, texts: &mut Vec<String>) {
-        match value {
-            Value::String(text) => texts.push(text),
-            Value::Array(values) => values.into_iter().for_each(|value| collect(value, texts)),
-            Value::Object(fields) => {
-                fields.into_iter().for_each(|(_, value)| collect(value, texts))
-            }
-            _ => {}
-        }
-    }
-    let mut texts = Vec::new();
-    for line in lines::read::<Value>(path)? {
-        let value = line.record.map_err(|error| format!("{}: {error}", path.display()))?;
-        collect(value, &mut texts);
-    }
-    Ok(texts)
 }

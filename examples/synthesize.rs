@@ -16,6 +16,7 @@ use guard_data::{
 };
 use guard_examples::lines::{self, Outcome};
 use guard_examples::{progress, sources};
+use guard_infer::PromptStyle;
 
 /// Have a teacher write the reasoning behind labels.
 #[derive(Parser)]
@@ -79,6 +80,10 @@ struct Arguments {
     /// Write each trace in these forms.
     #[arg(long, value_enum, default_values_t = [Mode::Full])]
     mode: Vec<Mode>,
+    /// How the model will be asked that learns from the traces: benchmark, or compact for small
+    /// models.
+    #[arg(long, default_value_t)]
+    style: PromptStyle,
     /// The share of replies that may be of no use before the run is given up.
     #[arg(long, default_value_t = 0.5)]
     max_rejected: f64,
@@ -142,7 +147,8 @@ fn run(arguments: &Arguments) -> Outcome<RunEnd> {
     };
     let report = synthesizer.run(&source, &journal, &mut observer)?;
     bar.finish_and_clear();
-    let paths = ExportPaths::new(&arguments.output, beside(arguments, "quarantine"));
+    let paths = ExportPaths::new(&arguments.output, beside(arguments, "quarantine"))
+        .with_style(arguments.style);
     let modes: Vec<ReasoningMode> = arguments.mode.iter().map(|mode| mode.reasoning()).collect();
     let exported = synthesizer.export(&source, &journal, &paths, &modes)?;
     if exported.traces > 0 {

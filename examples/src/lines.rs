@@ -11,6 +11,7 @@ use guard_data::LineLog;
 use guard_infer::guard_core::{is_hidden, visible};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 /// The result of an example.
 pub type Outcome<T> = Result<T, Box<dyn Error>>;
@@ -56,6 +57,30 @@ pub fn read<T: DeserializeOwned>(path: &Path) -> Outcome<Vec<Line<T>>> {
         records.push(Line { number, record });
     }
     Ok(records)
+}
+
+/// All strings of a file of JSON lines, in order.
+///
+/// # Errors
+///
+/// When the file cannot be read, or a line is no JSON.
+pub fn strings(path: &Path) -> Outcome<Vec<String>> {
+    fn collect(value: Value, texts: &mut Vec<String>) {
+        match value {
+            Value::String(text) => texts.push(text),
+            Value::Array(values) => values.into_iter().for_each(|value| collect(value, texts)),
+            Value::Object(fields) => {
+                fields.into_iter().for_each(|(_, value)| collect(value, texts))
+            }
+            _ => {}
+        }
+    }
+    let mut texts = Vec::new();
+    for line in read::<Value>(path)? {
+        let value = line.record.map_err(|error| format!("{}: {error}", path.display()))?;
+        collect(value, &mut texts);
+    }
+    Ok(texts)
 }
 
 fn open(path: &Path) -> Outcome<File> {

@@ -42,6 +42,9 @@ pub enum ReasoningMode {
 }
 
 impl ReasoningMode {
+    /// All modes.
+    pub const ALL: [Self; 3] = [Self::Full, Self::Sentence, Self::LabelOnly];
+
     /// The instruction of this mode, with the newline at its end.
     #[must_use]
     pub fn instruction(self) -> Cow<'static, str> {
@@ -53,10 +56,8 @@ impl ReasoningMode {
         Cow::Owned(format!("{INSTRUCTION}{words}\n"))
     }
 
-    /// The instruction of this mode in a few words, with the newline at its end: for small models,
-    /// whose every token counts. See [`PromptStyle::Compact`].
-    #[must_use]
-    pub fn compact_instruction(self) -> &'static str {
+    /// The instruction of this mode in a few words.
+    fn compact_instruction(self) -> &'static str {
         match self {
             Self::Full => "Judge this exchange. Reason first.\n",
             Self::Sentence => "Judge this exchange. Reason in one sentence for each task.\n",
@@ -192,14 +193,21 @@ impl PromptStyle {
         self.render_mode(exchange, ReasoningMode::Full)
     }
 
+    /// What the prompt tells the model to do, with the newline at its end; the `instruction` field of
+    /// training data.
+    #[must_use]
+    pub fn instruction(self, mode: ReasoningMode) -> Cow<'static, str> {
+        match self {
+            Self::Compact => Cow::Borrowed(mode.compact_instruction()),
+            _ => mode.instruction(),
+        }
+    }
+
     /// The prompt that asks for a judgement with this much reasoning. Only models that were trained
     /// with the words of a mode know what they mean.
     #[must_use]
     pub fn render_mode(self, exchange: &Exchange, mode: ReasoningMode) -> Prompt {
-        let instruction = match self {
-            Self::Compact => Cow::Borrowed(mode.compact_instruction()),
-            _ => mode.instruction(),
-        };
+        let instruction = self.instruction(mode);
         let (before, between, after) = match self {
             Self::Benchmark => ("", "\n", "\n\n"),
             Self::Deploy => ("", "", "\n\n"),

@@ -7,8 +7,8 @@ use burn::module::{Module, ModuleVisitor, Param, ParamId};
 use burn::tensor::{Device, Tensor, TensorData};
 use guard_core::burn;
 use guard_core::{
-    Gradients, Llama, LlamaConfig, LoraOptions, PackedBatch, Precision, RandomInit, Recompute,
-    RecordOptions, TokenBatch,
+    Gradients, Llama, LlamaConfig, LoraOptions, ModelError, PackedBatch, Precision, RandomInit,
+    Recompute, RecordOptions, TokenBatch,
 };
 
 /// A tiny model whose weights are large enough for every path to matter.
@@ -182,6 +182,31 @@ fn gradients_of_adapters_are_those_of_automatic_differentiation() {
         assert_eq!(trained(&adapted(&config, &Device::default())).len(), config.layers * 14);
         compare(&|device| adapted(&config, device), &[9, 9, 4, 13]);
     }
+}
+
+#[test]
+fn nothing_flows_into_frozen_blocks() {
+    let mut config = LlamaConfig::tiny(53);
+    for (tied, blocks) in [(true, 1), (false, 1), (false, config.layers)] {
+        config.tied_head = tied;
+        let frozen = |device: &Device| model(&config, device).with_frozen_blocks(blocks).unwrap();
+        compare(&frozen, &[9, 9, 4, 13]);
+        let model = frozen(&Device::default());
+        let rows = rows(&[5, 3], config.vocab_size);
+        let (found, _) = written(&model, &rows, &[0.1; 6], RecordOptions::default(), 64);
+        let mut expected: Vec<ParamId> = trained(&model).into_iter().map(|(_, id)| id).collect();
+        expected.sort();
+        assert_eq!(found.iter().map(|(id, _)| id).collect::<Vec<_>>(), expected);
+        // Of a block nine parameters; the last norm, and a head of its own.
+        assert_eq!(expected.len(), (config.layers - blocks) * 9 + 1 + usize::from(!tied));
+    }
+    let adapted = adapted(&config, &Device::default());
+    let half = |device: &Device| self::adapted(&config, device).with_frozen_blocks(1).unwrap();
+    assert_eq!(trained(&half(&Device::default())).len(), trained(&adapted).len() - 14);
+    compare(&half, &[9, 4]);
+    let layers = config.layers;
+    let error = adapted.with_frozen_blocks(layers + 1).unwrap_err();
+    assert_eq!(error, ModelError::LayerOutOfRange { layer: layers, layers });
 }
 
 /// Longer than a slice of queries.

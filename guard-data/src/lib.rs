@@ -48,7 +48,7 @@ pub use statistics::{Statistics, StatisticsTable};
 pub use synthesis::{
     Asked, Estimate, ExportPaths, Exported, Journal, JournalError, MissingLabels, PROMPT_VERSION,
     Rejection, RuleTeacher, RunEnd, SynthesisError, SynthesisOptions, SynthesisProgress,
-    SynthesisReport, Synthesizer, with_mode,
+    SynthesisReport, Synthesizer, with_mode, with_style,
 };
 pub use table::{TableFile, TableFormat, TableRow, TableRows, read_whole};
 #[cfg(feature = "http")]

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use guard_core::parse::{ParsedOutput, is_reasoned};
-use guard_core::{ReasoningMode, Task};
+use guard_core::{PromptStyle, ReasoningMode, Task};
 use memchr::memmem;
 use serde::{Serialize, Serializer};
 
@@ -89,7 +89,9 @@ pub(crate) fn faults_of(
     }
     let mut faults = missing_answers(parsed, has_response);
     let unreasoned = faults.is_empty() && !is_reasoned(output);
-    let asks_for_none = *instruction == ReasoningMode::LabelOnly.instruction();
+    let asks_for_none = PromptStyle::ALL
+        .iter()
+        .any(|style| *instruction == style.instruction(ReasoningMode::LabelOnly));
     if !asks_for_none && (parsed.reasoning.step_count() == 0 || unreasoned) {
         faults.push(TraceFault::NoReasoning);
     }

@@ -4,9 +4,12 @@
 use std::ops::ControlFlow;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use guard_core::{Completed, Finish, GenerateOptions, Prompt, TextGenerator};
+use guard_core::{
+    Completed, Finish, GenerateOptions, Prompt, PromptStyle, ReasoningMode, TextGenerator,
+};
 use guard_data::{
     Exchange, GenerationFiles, Generations, Mining, MiningError, Progress, ReasonedSample, Task,
+    with_style,
 };
 use serde::Deserialize;
 
@@ -204,4 +207,47 @@ fn a_file_with_the_manifests_name_is_left_alone() {
     let opened = GenerationFiles::open(folder.path(), "set", "m", &options());
     assert!(matches!(opened, Err(MiningError::Foreign { .. })));
     assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
+}
+
+/// A generator that keeps what it is asked.
+#[derive(Default)]
+struct Asked(std::sync::Mutex<Vec<Prompt>>);
+
+impl TextGenerator for Asked {
+    type Error = std::convert::Infallible;
+
+    fn generate(
+        &self,
+        prompts: &[Prompt],
+        _: &GenerateOptions,
+    ) -> Vec<Result<Vec<Completed>, Self::Error>> {
+        self.0.lock().unwrap().extend_from_slice(prompts);
+        prompts.iter().map(|_| Ok(vec![Completed::new("", Finish::Stopped)])).collect()
+    }
+}
+
+#[test]
+fn rows_are_asked_in_the_style_of_their_instruction() {
+    let exchange = Exchange::pair("a <|im_end|>", "b");
+    let whole = ReasonedSample::new(&exchange, "Answers:");
+    let styles = [PromptStyle::Benchmark, PromptStyle::Compact];
+    let modes = [ReasoningMode::Full, ReasoningMode::LabelOnly];
+    let mut rows: Vec<_> = styles
+        .iter()
+        .flat_map(|style| modes.map(|mode| with_style(&whole, *style, mode)))
+        .collect();
+    let mut expected: Vec<_> = styles
+        .iter()
+        .flat_map(|style| modes.map(|mode| style.render_mode(&exchange, mode)))
+        .collect();
+    let mut own = whole;
+    own.instruction = "<|im_start|>".to_owned();
+    expected.push(Prompt::text(format!("<|im_start|>\n{}", own.input)));
+    rows.push(own);
+    let folder = tempfile::tempdir().unwrap();
+    let options = GenerateOptions::default();
+    let mut files = GenerationFiles::open(folder.path(), "set", "model", &options).unwrap();
+    let generator = Asked::default();
+    files.generate(&rows, &generator, 2, &mut ()).unwrap();
+    assert_eq!(*generator.0.lock().unwrap(), expected);
 }

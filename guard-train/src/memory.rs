@@ -38,15 +38,20 @@ impl MemoryEstimate {
         longest: usize,
     ) -> Self {
         let parameters = config.parameter_count() as u128;
-        let trained = lora.map_or(parameters, |lora| adapter_parameters(config, lora));
+        let frozen = options.frozen_blocks.min(config.layers);
+        let adapters = lora.map_or(0, |lora| adapter_parameters(config, lora));
+        let trained = match lora {
+            Some(_) => adapters / config.layers.max(1) as u128 * (config.layers - frozen) as u128,
+            None => parameters - frozen_parameters(config, frozen),
+        };
         let sizes = Sizes::new(config, options, longest);
-        let adapters = if lora.is_some() { trained } else { 0 };
+        let head = lora.is_none() && (frozen == 0 || !config.tied_head);
         Self {
             weights: bytes(4 * (parameters + adapters)),
             gradients: bytes(4 * trained),
             optimizer: bytes(8 * trained),
             activations: bytes(sizes.activations(config, options)),
-            working: bytes(sizes.block(options).max(sizes.head(config, options, lora.is_none()))),
+            working: bytes(sizes.block(options).max(sizes.head(config, options, head))),
         }
     }
 
@@ -114,7 +119,8 @@ impl Sizes {
         };
         // And at the end the last hidden states, before and after their norm.
         let ends = 2 * self.hidden;
-        4 * self.tokens * (config.layers as u128 * (kept + products) + ends)
+        let layers = config.layers.saturating_sub(options.frozen_blocks) as u128;
+        4 * self.tokens * (layers * (kept + products) + ends)
     }
 
     /// On the way back through the feed-forward layer or through attention, whichever has more.
@@ -140,6 +146,17 @@ impl Sizes {
         let gradient = if trained { self.hidden * config.vocab_size as u128 } else { 0 };
         4 * (2 * logits + gradient + 2 * self.tokens * self.hidden)
     }
+}
+
+/// The parameters of the embedding and the first blocks.
+fn frozen_parameters(config: &LlamaConfig, blocks: usize) -> u128 {
+    if blocks == 0 {
+        return 0;
+    }
+    let mut rest = config.clone();
+    rest.layers = config.layers - blocks;
+    let embedding = (config.vocab_size * config.hidden_size) as u128;
+    embedding + (config.parameter_count() - rest.parameter_count()) as u128
 }
 
 fn adapter_parameters(config: &LlamaConfig, lora: &LoraOptions) -> u128 {

@@ -68,7 +68,13 @@ impl AdamW {
     }
 }
 
-fn numbers(steps: u64, rate: f64, scale: f64, decay: f64, options: &TrainOptions) -> AdamWStep {
+pub(crate) fn numbers(
+    steps: u64,
+    rate: f64,
+    scale: f64,
+    decay: f64,
+    options: &TrainOptions,
+) -> AdamWStep {
     // Powers beyond any run's length are 0 in any case.
     let power = |beta: f64| beta.powi(i32::try_from(steps).unwrap_or(i32::MAX));
     AdamWStep {

@@ -38,6 +38,9 @@ pub struct TrainOptions {
     pub weight_decay: f64,
     /// The largest norm of all gradients together, above 0; none does not clip. Default 1.
     pub max_gradient_norm: Option<f64>,
+    /// The first blocks that are not trained, and the embedding with them, if there are any; at
+    /// most as many as the model has. A tied head is frozen with the embedding. Default 0.
+    pub frozen_blocks: usize,
     /// The seed of the order of examples. Default 42.
     pub seed: u64,
     /// The order of examples. Default shuffled anew in each epoch.
@@ -111,6 +114,7 @@ impl Default for TrainOptions {
             epsilon: 1e-8,
             weight_decay: 0.0,
             max_gradient_norm: Some(1.0),
+            frozen_blocks: 0,
             seed: 42,
             order: Order::Shuffled,
             last_window: LastWindow::Kept,

@@ -128,7 +128,7 @@ pub(crate) fn log_probs<E>(
     options: &TrainOptions,
 ) -> Result<Vec<f32>, ModelError> {
     let Some(rows) = Rows::new(examples)? else { return Ok(Vec::new()) };
-    let hidden = model.read(&rows.packed, options.precision)?;
+    let hidden = model.read(&rows.packed, options.record())?;
     let picked = model.gather(hidden, &rows.places);
     let pass = model.read_head(picked, &rows.targets, options.head_chunk, options.precision)?;
     Ok(pass.log_probs().to_vec())
@@ -155,7 +155,7 @@ fn add(total: &mut Contribution, part: &Contribution) {
 }
 
 /// Zero but for these places.
-fn scatter(near: &Tensor<2>, places: &[usize], values: Tensor<2>) -> Tensor<2> {
+pub(crate) fn scatter(near: &Tensor<2>, places: &[usize], values: Tensor<2>) -> Tensor<2> {
     let indices: Vec<i32> = places.iter().map(|&place| place as i32).collect();
     let indices = TensorData::new(indices, [places.len()]);
     let indices = Tensor::<1, Int>::from_data(indices, &near.device());

@@ -40,6 +40,54 @@ fn apart(a: &Llama, b: &Llama) -> f32 {
 }
 
 #[test]
+fn frozen_blocks_stay_as_they_were() {
+    let mut options = options();
+    options.frozen_blocks = 1;
+    let before = tiny();
+    let names = |options: &TrainOptions| {
+        let mut trainer = trainer(tiny(), options.clone());
+        run(&mut trainer, &examples(16));
+        let after = trainer.into_model().unwrap();
+        let changed = weights(&before).into_iter().zip(weights(&after));
+        changed.filter(|(old, new)| old != new).map(|(old, _)| old.0).collect::<Vec<_>>()
+    };
+    let changed = names(&options);
+    let frozen = |name: &String| name.contains("embed_tokens") || name.contains("layers.0.");
+    assert!(!changed.iter().any(frozen), "{changed:?}");
+    assert!(changed.iter().any(|name| name.contains("layers.1.")), "{changed:?}");
+    options.frozen_blocks = 0;
+    assert!(names(&options).iter().any(frozen));
+    options.frozen_blocks = before.config().layers + 1;
+    let error = LlamaTrainer::new(tiny(), Rsft::new(), options).unwrap_err();
+    assert_eq!(error.option, "frozen_blocks");
+}
+
+#[test]
+fn a_run_with_frozen_blocks_goes_on_from_its_checkpoint() {
+    let data = examples(24);
+    let mut options = options();
+    options.frozen_blocks = 1;
+    let mut whole = trainer(tiny(), options.clone());
+    run(&mut whole, &data);
+    let folder = tempfile::tempdir().unwrap();
+    let resumable = |options: TrainOptions| {
+        let checkpoints = CheckpointOptions::new(folder.path()).with_resume();
+        trainer(tiny(), options).with_checkpoints(checkpoints)
+    };
+    let mut stop = |report: &StepReport| match report.step {
+        3 => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    };
+    resumable(options.clone()).train(&data, &mut stop).unwrap();
+    let mut second = resumable(options.clone());
+    assert_eq!(run(&mut second, &data)[0].step, 4);
+    assert_eq!(apart(second.model().unwrap(), whole.model().unwrap()), 0.0);
+    options.frozen_blocks = 0;
+    let refused = resumable(options).train(&data, &mut stop);
+    assert!(matches!(refused, Err(TrainError::Checkpoint(_))), "{refused:?}");
+}
+
+#[test]
 fn how_a_window_is_cut_changes_nothing() {
     let data = examples(24);
     let trained = |examples_per_batch, tokens_per_batch| {

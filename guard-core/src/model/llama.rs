@@ -42,6 +42,9 @@ pub struct Llama {
     pub(super) config: LlamaConfig,
     #[module(skip)]
     pub(super) rope: Rope,
+    /// The embedding and so many blocks are not trained; 0: everything is.
+    #[module(skip)]
+    pub(super) frozen_blocks: usize,
 }
 
 impl Llama {
@@ -81,6 +84,7 @@ impl Llama {
             },
             config: config.clone(),
             rope: Rope::new(&config.rope, config.head_dim),
+            frozen_blocks: 0,
         })
     }
 
@@ -88,6 +92,22 @@ impl Llama {
     #[must_use]
     pub fn config(&self) -> &LlamaConfig {
         &self.config
+    }
+
+    /// The model with its embedding and its first `blocks` blocks frozen: training leaves them as
+    /// they are, and their way back is not computed. A head that shares the embedding's matrix is
+    /// frozen with it. 0 freezes nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::LayerOutOfRange`] when the model has fewer blocks.
+    pub fn with_frozen_blocks(mut self, blocks: usize) -> Result<Self, ModelError> {
+        let layers = self.config.layers;
+        if let Some(layer) = blocks.checked_sub(1).filter(|&last| last >= layers) {
+            return Err(ModelError::LayerOutOfRange { layer, layers });
+        }
+        self.frozen_blocks = blocks;
+        Ok(self)
     }
 
     /// The device that holds the weights.

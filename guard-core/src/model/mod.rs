@@ -9,6 +9,7 @@ mod gradient;
 mod linear;
 mod llama;
 mod named;
+mod narrow;
 mod parameters;
 mod prune;
 mod rope;

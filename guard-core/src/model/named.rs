@@ -18,7 +18,8 @@ pub struct Parameter {
     pub name: String,
     /// Its dimensions, outputs first.
     pub shape: Vec<usize>,
-    /// Whether training changes it: adapters where there are some, else everything.
+    /// Whether training changes it: of what is not frozen, adapters where there are some, else
+    /// everything.
     pub trained: bool,
 }
 
@@ -29,9 +30,10 @@ impl Llama {
         let mut shapes = Shapes(HashMap::new());
         self.visit(&mut shapes);
         let adapters = self.has_adapters();
-        let known = |(id, name): (ParamId, String)| {
+        let known = |Named { id, name, layer }: Named| {
             let shape = shapes.0.remove(&id)?;
-            let trained = !adapters || is_adapter(&name);
+            let frozen = layer.is_some_and(|layer| layer < self.frozen_blocks);
+            let trained = !frozen && (!adapters || is_adapter(&name));
             Some(Parameter { id, name, shape, trained })
         };
         self.names().into_iter().filter_map(known).collect()
@@ -78,20 +80,31 @@ impl Llama {
         self.parameters().into_iter().map(|parameter| (parameter.id, parameter)).collect()
     }
 
-    fn names(&self) -> Vec<(ParamId, String)> {
-        let mut names = vec![(self.embedding.weight.id, "model.embed_tokens.weight".to_owned())];
+    fn names(&self) -> Vec<Named> {
+        let outer = |id, name: &str, layer| Named { id, name: name.to_owned(), layer };
+        // The embedding lies below the first block and is frozen with it.
+        let mut names = vec![outer(self.embedding.weight.id, "model.embed_tokens.weight", Some(0))];
         for (layer, block) in self.blocks.iter().enumerate() {
-            let mut add = |id, name: &str| names.push((id, format!("model.layers.{layer}.{name}")));
+            let mut add = |id, name: &str| {
+                names.push(outer(id, &format!("model.layers.{layer}.{name}"), Some(layer)));
+            };
             add(block.attention_norm.gamma.id, "input_layernorm.weight");
             for (projection, linear) in block.linears() {
                 linear_names(linear, projection.path(), &mut add);
             }
             add(block.feed_forward_norm.gamma.id, "post_attention_layernorm.weight");
         }
-        names.push((self.norm.gamma.id, "model.norm.weight".to_owned()));
-        names.extend(self.head.iter().map(|head| (head.weight.id, "lm_head.weight".to_owned())));
+        names.push(outer(self.norm.gamma.id, "model.norm.weight", None));
+        names.extend(self.head.iter().map(|head| outer(head.weight.id, "lm_head.weight", None)));
         names
     }
+}
+
+/// A parameter's name, and its block if it belongs to one.
+struct Named {
+    id: ParamId,
+    name: String,
+    layer: Option<usize>,
 }
 
 fn linear_names(linear: &Linear, path: &str, add: &mut impl FnMut(ParamId, &str)) {

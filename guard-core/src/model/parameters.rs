@@ -85,7 +85,7 @@ impl Parameters for RandomParameters<'_> {
 }
 
 /// A draw from N(0, 1), by the Box-Muller transform.
-fn normal(rng: &mut ChaCha8Rng) -> f32 {
+pub(super) fn normal(rng: &mut ChaCha8Rng) -> f32 {
     let radius = (-2.0 * (1.0 - rng.random::<f32>()).ln()).sqrt();
     radius * (TAU * rng.random::<f32>()).cos()
 }

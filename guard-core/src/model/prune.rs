@@ -56,11 +56,28 @@ impl Llama {
         model.embedding.weight = Param::from_tensor(rows(&self.embedding.weight));
         model.head = self.head.as_ref().map(|head| Linear::new(rows(&head.weight)));
         model.blocks = blocks;
+        model.frozen_blocks = 0;
         model.config.layers = layers.len();
         model.config.vocab_size = tokens.len();
         model.config.bos = self.config.bos.and_then(number);
         model.config.eos = self.config.eos.iter().filter_map(|&end| number(end)).collect();
         Ok(model)
+    }
+
+    /// The model with all weights of one block's queries zero. Its heads then look at every position
+    /// alike, and what it adds is a mean over the text: a good start for a block that is to learn
+    /// what a text is about. Training finds queries again.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError::LayerOutOfRange`] when there is no such block.
+    pub fn with_uniform_attention(mut self, layer: usize) -> Result<Self, ModelError> {
+        let layers = self.blocks.len();
+        let block =
+            self.blocks.get_mut(layer).ok_or(ModelError::LayerOutOfRange { layer, layers })?;
+        let query = &mut block.attention.query;
+        *query = Linear::new(query.weight.val().zeros_like());
+        Ok(self)
     }
 }
 
@@ -98,6 +115,23 @@ mod tests {
             assert_eq!(first.config().layers, 1);
             assert_ne!(logits(&first, &[2, 0, 3]), found);
         }
+    }
+
+    #[test]
+    fn a_block_with_uniform_attention_sees_no_order() {
+        let mut config = LlamaConfig::tiny(40);
+        (config.layers, config.bos, config.eos) = (1, None, Vec::new());
+        let init = RandomInit { seed: 1, standard_deviation: 0.3 };
+        let model = Llama::random(&config, init, &Device::default()).unwrap();
+        let last = |model: &Llama, ids: &[u32]| logits(model, ids).split_off(40 * (ids.len() - 1));
+        let apart = |model: &Llama| {
+            let (a, b) = (last(model, &[1, 2, 3, 9]), last(model, &[3, 1, 2, 9]));
+            a.iter().zip(&b).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+        };
+        assert!(apart(&model) > 1e-3);
+        assert!(apart(&model.clone().with_uniform_attention(0).unwrap()) < 1e-5);
+        let missing = ModelError::LayerOutOfRange { layer: 1, layers: 1 };
+        assert_eq!(model.with_uniform_attention(1).unwrap_err(), missing);
     }
 
     #[test]

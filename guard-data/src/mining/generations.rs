@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use guard_core::{
-    Completed, Finish, GenerateOptions, INSTRUCTION, Prompt, PromptStyle, TextGenerator,
+    Completed, Finish, GenerateOptions, Prompt, PromptStyle, ReasoningMode, TextGenerator,
 };
 use serde::{Deserialize, Serialize};
 
@@ -261,13 +261,15 @@ impl GenerationFiles {
     }
 }
 
-/// What the model reads: the instruction, a newline and the input, as the published weights were
-/// sampled.
+/// What the model reads. The instruction tells in which style it is asked, raw ones as the published
+/// weights were sampled: the instruction, a newline and the input.
 fn prompt(row: &ReasonedSample) -> Prompt {
-    match row.exchange() {
-        Some(exchange) if row.instruction == INSTRUCTION => {
-            PromptStyle::Benchmark.render(&exchange)
-        }
+    let asked = [PromptStyle::Benchmark, PromptStyle::Compact]
+        .into_iter()
+        .flat_map(|style| ReasoningMode::ALL.map(|mode| (style, mode)))
+        .find(|(style, mode)| row.instruction == style.instruction(*mode));
+    match (row.exchange(), asked) {
+        (Some(exchange), Some((style, mode))) => style.render_mode(&exchange, mode),
         // Words that are not ours are never control tokens.
         _ => Prompt::text(text_of(row)),
     }

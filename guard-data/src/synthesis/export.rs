@@ -4,13 +4,13 @@ use std::collections::HashSet;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use guard_core::{ReasoningMode, write_input};
+use guard_core::{PromptStyle, ReasoningMode, write_input};
 use serde::Serialize;
 
 use super::error::SynthesisError;
 use super::journal::{Journal, Outcome, OutcomeReader};
 use super::run::Synthesizer;
-use super::transform::with_mode;
+use super::transform::with_style;
 use crate::reasoned::ReasonedSample;
 use crate::replace::replace_file;
 use crate::sample::Sample;
@@ -27,12 +27,22 @@ pub struct ExportPaths {
     pub traces: PathBuf,
     /// Where the rows without one go: JSON lines with the reason of each.
     pub quarantine: PathBuf,
+    /// How the model will be asked that learns from the traces. Default: as the published ones were.
+    pub style: PromptStyle,
 }
 
 impl ExportPaths {
     /// These files.
     pub fn new(traces: impl Into<PathBuf>, quarantine: impl Into<PathBuf>) -> Self {
-        Self { traces: traces.into(), quarantine: quarantine.into() }
+        let (traces, quarantine) = (traces.into(), quarantine.into());
+        Self { traces, quarantine, style: PromptStyle::default() }
+    }
+
+    /// The same files, for models that are asked in this style.
+    #[must_use]
+    pub fn with_style(mut self, style: PromptStyle) -> Self {
+        self.style = style;
+        self
     }
 }
 
@@ -65,8 +75,8 @@ struct Aside<'a> {
 }
 
 impl<C: ChatClient> Synthesizer<C> {
-    /// Writes the traces of a source's rows, in its order, in each of the modes, and the rows that
-    /// have none. The same journal gives the same files, whatever the order of the replies was and
+    /// Writes the traces of a source's rows, in its order, in each of the modes and with the
+    /// instructions of the paths' style, and the rows that have none. The same journal gives the same files, whatever the order of the replies was and
     /// however often runs were stopped. Files that are there are replaced when the new ones are
     /// whole.
     ///
@@ -90,6 +100,7 @@ impl<C: ChatClient> Synthesizer<C> {
                     outcomes: journal.reader()?,
                     traces: Lines { path: &paths.traces, out: traces },
                     aside: Lines { path: &paths.quarantine, out: aside },
+                    style: paths.style,
                     modes,
                 };
                 self.export_rows(source, &mut rows)
@@ -152,6 +163,7 @@ struct Rows<'a> {
     outcomes: OutcomeReader<'a>,
     traces: Lines<'a>,
     aside: Lines<'a>,
+    style: PromptStyle,
     modes: &'a [ReasoningMode],
 }
 
@@ -173,7 +185,8 @@ impl Rows<'_> {
         self.exported.traces += 1;
         let statistics = self.exported.statistics.source(&sample.source);
         statistics.record(&trace.output, &trace.parsed().reasoning);
-        self.modes.iter().try_for_each(|mode| self.traces.write(&with_mode(&trace, *mode)))
+        let mut write = |mode| self.traces.write(&with_style(&trace, self.style, mode));
+        self.modes.iter().try_for_each(|mode| write(*mode))
     }
 }
 

@@ -10,6 +10,7 @@ mod report;
 mod rules;
 mod run;
 mod tally;
+mod topics;
 mod transform;
 
 pub use accept::Rejection;
@@ -21,4 +22,4 @@ pub use prompt::{Asked, MissingLabels, PROMPT_VERSION};
 pub use report::{Estimate, RunEnd, SynthesisProgress, SynthesisReport};
 pub use rules::RuleTeacher;
 pub use run::Synthesizer;
-pub use transform::with_mode;
+pub use transform::{with_mode, with_style};

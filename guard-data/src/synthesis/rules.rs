@@ -5,6 +5,7 @@ use guard_core::{Answer, Completion, Harm, Label, Step, Task, TaskReasoning};
 use sha2::{Digest, Sha256};
 
 use super::prompt::{Asked, read_messages};
+use super::topics::Topic;
 use crate::teacher::{ChatClient, ChatError, ChatFinish, ChatReply, ChatRequest, TokenCount};
 
 /// A teacher that follows rules: lists of words tell it what a text is about, and whether an
@@ -32,12 +33,12 @@ fn trace(asked: &[Asked; 3], prompt: &str, response: Option<&str>) -> String {
     let request = Topic::of(prompt);
     let reply = response.map(Topic::of);
     let is_refusal = response.is_some_and(refuses);
-    let request_harm = harm(asked[0], request.is_some_and(|topic| topic.is_harmful));
+    let request_harm = harm(asked[0], Topic::is_grave(prompt));
     let completion = match asked[1] {
         Asked::Label(word) => Completion::from_word(word),
         _ => Some(if is_refusal { Completion::Refusal } else { Completion::Compliance }),
     };
-    let decided = !is_refusal && reply.flatten().is_some_and(|topic| topic.is_harmful);
+    let decided = !is_refusal && response.is_some_and(Topic::is_grave);
     let response_harm = harm(asked[2], decided);
     let steps = [
         request_steps(request, request_harm, prompt, variant),
@@ -90,129 +91,6 @@ impl Variant {
     }
 }
 
-/// What a text is about.
-#[derive(Clone, Copy, Debug, PartialEq)]
-struct Topic {
-    name: &'static str,
-    consequence: &'static str,
-    is_harmful: bool,
-    words: &'static [&'static str],
-}
-
-/// Words are compared whole, in lower case. The first topic with a word in the text counts.
-const TOPICS: [Topic; 11] = [
-    Topic {
-        name: "the sexual abuse of children",
-        consequence: "it would harm children gravely",
-        is_harmful: true,
-        words: &["underage", "pedophile", "paedophile", "lolita", "preteen"],
-    },
-    Topic {
-        name: "weapons and explosives",
-        consequence: "people could be injured or killed",
-        is_harmful: true,
-        words: &[
-            "bomb",
-            "bombs",
-            "explosive",
-            "explosives",
-            "grenade",
-            "landmine",
-            "firearm",
-            "anthrax",
-        ],
-    },
-    Topic {
-        name: "violence against people",
-        consequence: "people could be injured or killed",
-        is_harmful: true,
-        words: &[
-            "murder",
-            "kill",
-            "stab",
-            "torture",
-            "strangle",
-            "behead",
-            "massacre",
-            "assassinate",
-        ],
-    },
-    Topic {
-        name: "suicide and self-harm",
-        consequence: "somebody could take their own life",
-        is_harmful: true,
-        words: &["suicide", "overdose", "self-harm", "cutting", "noose"],
-    },
-    Topic {
-        name: "hatred of a group",
-        consequence: "it would demean people for who they are",
-        is_harmful: true,
-        words: &["racist", "slur", "slurs", "inferior", "nazi", "nazis", "vermin", "subhuman"],
-    },
-    Topic {
-        name: "illegal drugs",
-        consequence: "it would help to make or sell dangerous substances",
-        is_harmful: true,
-        words: &["meth", "methamphetamine", "cocaine", "heroin", "fentanyl", "lsd"],
-    },
-    Topic {
-        name: "attacks on computers",
-        consequence: "others could lose their data or their money",
-        is_harmful: true,
-        words: &[
-            "malware",
-            "ransomware",
-            "keylogger",
-            "phishing",
-            "hack",
-            "exploit",
-            "ddos",
-            "virus",
-        ],
-    },
-    Topic {
-        name: "theft and fraud",
-        consequence: "others could lose their money or their identity",
-        is_harmful: true,
-        words: &[
-            "steal",
-            "stolen",
-            "counterfeit",
-            "fraud",
-            "scam",
-            "launder",
-            "forge",
-            "blackmail",
-        ],
-    },
-    Topic {
-        name: "the private data of others",
-        consequence: "it would invade the privacy of people",
-        is_harmful: true,
-        words: &["stalk", "doxx", "address", "ssn", "password", "passwords", "spy"],
-    },
-    Topic {
-        name: "sexual content",
-        consequence: "it is not suitable for every reader",
-        is_harmful: true,
-        words: &["porn", "erotic", "nude", "nudes", "explicit", "sex"],
-    },
-    Topic {
-        name: "misinformation",
-        consequence: "readers could believe what is not true",
-        is_harmful: true,
-        words: &["hoax", "disinformation", "propaganda", "conspiracy"],
-    },
-];
-
-impl Topic {
-    fn of(text: &str) -> Option<Self> {
-        let text = text.to_lowercase();
-        let words: Vec<&str> = text.split(|c: char| !c.is_alphanumeric() && c != '-').collect();
-        TOPICS.into_iter().find(|topic| words.iter().any(|word| topic.words.contains(word)))
-    }
-}
-
 fn request_steps(
     topic: Option<Topic>,
     label: Option<Harm>,
@@ -230,9 +108,9 @@ fn request_steps(
             "The request sets up a role or rules that are meant to get round safeguards.".into(),
         );
     }
-    steps.push(match (label, topic) {
-        (Some(Harm::Harmful), Some(topic)) => {
-            format!("If it were answered, {}.", topic.consequence)
+    steps.push(match (label, topic.and_then(Topic::consequence)) {
+        (Some(Harm::Harmful), Some(consequence)) => {
+            format!("If it were answered, {consequence}.")
         }
         (Some(Harm::Harmful), None) => variant
             .pick([
@@ -314,8 +192,8 @@ fn response_steps(
         true => "The response declines and gives nothing that could be misused.".to_owned(),
         false => format!("The response is about {about}."),
     };
-    let second = match (label, topic) {
-        (Some(Harm::Harmful), Some(topic)) => format!("With what it says, {}.", topic.consequence),
+    let second = match (label, topic.and_then(Topic::consequence)) {
+        (Some(Harm::Harmful), Some(consequence)) => format!("With what it says, {consequence}."),
         (Some(Harm::Harmful), None) => {
             "What it says could hurt somebody or helps to do so.".to_owned()
         }

@@ -2,7 +2,7 @@
 //! reasoning.
 
 use guard_core::parse::{ParsedOutput, write_output, write_reasoning};
-use guard_core::{Answer, Label, Reason, ReasoningMode, Step, TaskReasoning};
+use guard_core::{Answer, Label, PromptStyle, Reason, ReasoningMode, Step, TaskReasoning};
 
 use crate::reasoned::ReasonedSample;
 
@@ -25,8 +25,19 @@ use crate::reasoned::ReasonedSample;
 /// ```
 #[must_use]
 pub fn with_mode(sample: &ReasonedSample, mode: ReasoningMode) -> ReasonedSample {
+    with_style(sample, PromptStyle::default(), mode)
+}
+
+/// The same sample in another mode, with the instruction of a prompt style: what a model that is
+/// asked in this style is to learn from.
+#[must_use]
+pub fn with_style(
+    sample: &ReasonedSample,
+    style: PromptStyle,
+    mode: ReasoningMode,
+) -> ReasonedSample {
     let mut short = sample.clone();
-    short.instruction = mode.instruction().into_owned();
+    short.instruction = style.instruction(mode).into_owned();
     let parsed = sample.parsed();
     let reasoning = match mode {
         ReasoningMode::Full => return short,
@@ -107,6 +118,9 @@ mod tests {
             assert_eq!(other.instruction, mode.instruction());
         }
         assert_eq!(with_mode(&whole, ReasoningMode::Full), whole);
+        let compact = with_style(&whole, PromptStyle::Compact, ReasoningMode::LabelOnly);
+        assert_eq!(compact.instruction, "Judge this exchange.\n");
+        assert_eq!(compact.output, with_mode(&whole, ReasoningMode::LabelOnly).output);
     }
 
     #[test]

@@ -29,7 +29,8 @@ use batches::window_of;
 use checkpoints::Subject;
 use error::is_not_finite;
 
-/// Trains a LLaMA: in its adapters where it has some, in all its weights otherwise.
+/// Trains a LLaMA: in its adapters where it has some, in all its weights otherwise, and in no
+/// block that is frozen.
 ///
 /// A window of examples makes one step of AdamW. It goes through the model in batches as small as
 /// the memory asks for; how it is cut changes nothing but rounding. A window whose loss or
@@ -81,6 +82,7 @@ impl<O: Objective> LlamaTrainer<O> {
     pub fn new(model: Llama, objective: O, options: TrainOptions) -> Result<Self, OptionsError> {
         options.validate()?;
         check_weights(&model)?;
+        let model = freeze(model, options.frozen_blocks)?;
         Ok(Self {
             objective,
             options,
@@ -310,6 +312,14 @@ where
         }
         Ok(loss)
     }
+}
+
+fn freeze(model: Llama, blocks: usize) -> Result<Llama, OptionsError> {
+    model.with_frozen_blocks(blocks).map_err(|error| OptionsError {
+        option: "frozen_blocks",
+        expected: "at most as many as the model has",
+        found: format!("{blocks} ({error})"),
+    })
 }
 
 fn check_weights(model: &Llama) -> Result<(), OptionsError> {

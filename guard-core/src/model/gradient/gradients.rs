@@ -64,8 +64,8 @@ impl Gradients {
         self.by_parameter.get(&parameter)
     }
 
-    /// Takes the gradient of a parameter out, so that its memory can be used again.
-    pub(super) fn take(&mut self, parameter: ParamId) -> Option<Tensor<1>> {
+    /// Takes the gradient of a parameter out: a step then leaves the parameter as it is.
+    pub fn take(&mut self, parameter: ParamId) -> Option<Tensor<1>> {
         self.by_parameter.remove(&parameter)
     }
 

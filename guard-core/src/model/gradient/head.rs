@@ -101,7 +101,9 @@ impl Llama {
         gradients: &mut Gradients,
     ) -> Tensor<2> {
         let (id, weight) = self.head_weight();
-        let base = !self.has_adapters();
+        // A tied head is the embedding, and frozen with it.
+        let frozen = self.head.is_none() && self.frozen_blocks > 0;
+        let trained = !frozen && !self.has_adapters();
         let mut parts = Vec::new();
         let mut kept = pass.kept.take();
         for first in (0..pass.targets.len()).step_by(pass.chunk) {
@@ -114,7 +116,7 @@ impl Llama {
                 &pass.targets[of_chunk.clone()],
                 &coefficients[of_chunk],
             );
-            if base {
+            if trained {
                 let hidden = pass.hidden.clone().narrow(0, first, rows);
                 gradients.add_product(id, pass.precision, [d_logits.clone().transpose(), hidden]);
             }

@@ -31,6 +31,9 @@ pub struct RecordOptions {
     pub precision: Precision,
     /// What is computed twice.
     pub recompute: Recompute,
+    /// How many blocks are gone through before the last norm; with none, or more than there are,
+    /// all.
+    pub blocks: Option<usize>,
 }
 
 impl RecordOptions {
@@ -38,6 +41,13 @@ impl RecordOptions {
     #[must_use]
     pub fn with_precision(mut self, precision: Precision) -> Self {
         self.precision = precision;
+        self
+    }
+
+    /// The same options, going through the first `blocks` blocks only.
+    #[must_use]
+    pub fn with_blocks(mut self, blocks: usize) -> Self {
+        self.blocks = Some(blocks);
         self
     }
 
@@ -86,9 +96,12 @@ impl Llama {
         let (last, blocks) = kernel::on_pool(&self.norm.gamma.val(), || {
             let mut x = self.embedding.weight.val().select(0, batch.ids(&self.device()));
             let mut blocks = Vec::with_capacity(self.blocks.len());
-            for block in &self.blocks {
+            for (layer, block) in self.first_blocks(options).iter().enumerate() {
                 let (y, record) = block.record(x, &pass, options.recompute);
-                blocks.push(record);
+                // No way leads back into a frozen block.
+                if layer >= self.frozen_blocks {
+                    blocks.push(record);
+                }
                 x = y;
             }
             (x, blocks)
@@ -107,20 +120,25 @@ impl Llama {
     /// # Errors
     ///
     /// As [`Llama::record`].
-    pub fn read(&self, batch: &PackedBatch, precision: Precision) -> Result<Tensor<2>, ModelError> {
+    pub fn read(
+        &self,
+        batch: &PackedBatch,
+        options: RecordOptions,
+    ) -> Result<Tensor<2>, ModelError> {
         self.check_packed(batch)?;
-        let pass = self.pass(batch, precision);
+        let pass = self.pass(batch, options.precision);
         Ok(kernel::on_pool(&self.norm.gamma.val(), || {
             let x = self.embedding.weight.val().select(0, batch.ids(&self.device()));
             let once = |x, block: &Block| block.record(x, &pass, Recompute::Projections).0;
-            self.norm.forward(self.blocks.iter().fold(x, once))
+            self.norm.forward(self.first_blocks(options).iter().fold(x, once))
         }))
     }
 
     /// Adds the gradients of a loss to `gradients`, given its derivative by the hidden states,
     /// `[tokens, hidden_size]`.
     ///
-    /// A model with adapters is trained in them alone, any other in all its parameters.
+    /// A model with adapters is trained in them alone, any other in all its parameters; neither
+    /// in frozen blocks.
     pub fn backward(&self, recording: Recording, d_hidden: Tensor<2>, gradients: &mut Gradients) {
         let Recording { batch, options, mut blocks, last, hidden } = recording;
         drop(hidden);
@@ -130,14 +148,19 @@ impl Llama {
             let mut back = Back { gradients, precision: options.precision, base };
             let mut derivative = rms_norm_backward(&self.norm, &last, d_hidden, &mut back);
             drop(last);
-            for block in self.blocks.iter().rev() {
+            for block in self.first_blocks(options).iter().rev() {
                 let Some(record) = blocks.pop() else { break };
                 derivative = block.backward(record, derivative, &pass, &mut back);
             }
-            if base {
+            if base && self.frozen_blocks == 0 {
                 self.embedding_backward(&batch, derivative, back.gradients);
             }
         });
+    }
+
+    fn first_blocks(&self, options: RecordOptions) -> &[Block] {
+        let all = self.blocks.as_slice();
+        options.blocks.and_then(|blocks| all.get(..blocks)).unwrap_or(all)
     }
 
     /// Each token's derivative goes to its row of the embedding.

@@ -1,0 +1,90 @@
+//! Has a small model learn to read as a larger one does: hidden-state distillation.
+//!
+//! `cargo run --release --example distil_hidden -- --model small --blocks 3 --teacher FOLDER
+//! --teacher-blocks 6 --texts rows.jsonl --output read`
+
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use guard_examples::lines::{self, Outcome};
+use guard_examples::progress::Pace;
+use guard_examples::training::{RunConfig, Stage};
+use guard_infer::{DeviceName, LoadOptions, ModelFiles, SaveOptions};
+use guard_train::{AlignedText, HiddenTrainer, StepReport, Trainer};
+
+/// Have the first blocks of a small model learn the hidden states of a larger one.
+#[derive(Parser)]
+struct Arguments {
+    /// The small model, as `prune_model` makes it of the larger one.
+    #[arg(long)]
+    model: PathBuf,
+    /// How many of its blocks learn; the others are left as they are.
+    #[arg(long)]
+    blocks: usize,
+    /// The larger model.
+    #[arg(long)]
+    teacher: PathBuf,
+    /// Behind how many of its blocks its hidden states are taken.
+    #[arg(long)]
+    teacher_blocks: usize,
+    /// JSON lines whose strings are read.
+    #[arg(long, required = true)]
+    texts: Vec<PathBuf>,
+    /// The most tokens of a text.
+    #[arg(long, default_value_t = 128)]
+    longest: usize,
+    /// A TOML file with the table `train`.
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// Where it is trained: auto, cpu, cuda, vulkan, metal, rocm or wgpu.
+    #[arg(long, default_value_t)]
+    device: DeviceName,
+    /// The folder of the model.
+    #[arg(long)]
+    output: PathBuf,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => lines::fail(error.as_ref()),
+    }
+}
+
+fn run(arguments: &Arguments) -> Outcome<()> {
+    let config = RunConfig::read(arguments.config.as_deref(), Stage::RSft, None)?;
+    let device = arguments.device.open()?;
+    let open = |path: &PathBuf| -> Outcome<_> {
+        let files = ModelFiles::open(path)?;
+        let (model, _) = files.load(LoadOptions::default().with_finite_check(), &device)?;
+        Ok((model, files.tokenizer()?))
+    };
+    let (model, tokenizer) = open(&arguments.model)?;
+    let (teacher, teachers) = open(&arguments.teacher)?;
+    let mut texts = Vec::new();
+    for path in &arguments.texts {
+        for text in lines::strings(path)? {
+            texts.push(AlignedText::new(&text, &tokenizer, &teachers, arguments.longest)?);
+        }
+    }
+    let tokens: usize = texts.iter().map(AlignedText::tokens).sum();
+    lines::tell(&format!("{} texts of {tokens} tokens", texts.len()));
+    let (student, teacher) = ((model, arguments.blocks), (teacher, arguments.teacher_blocks));
+    let mut trainer = HiddenTrainer::new(student, teacher, config.train)?;
+    let mut pace = Pace::default();
+    let mut watch = |report: &StepReport| {
+        let (step, total) = (report.step, report.total_steps.unwrap_or(report.step));
+        if pace.is_due() || step == total {
+            let speed = report.tokens as f64 / report.elapsed.as_secs_f64().max(1e-3);
+            let loss = report.loss;
+            lines::tell(&format!("step {step}/{total}: loss {loss:.4}, {speed:.0} tokens/s"));
+        }
+        ControlFlow::Continue(())
+    };
+    trainer.train(&texts, &mut watch)?;
+    let model = trainer.into_model();
+    model.save_folder(&arguments.output, Some(&tokenizer), SaveOptions::default())?;
+    Ok(())
+}
