@@ -15,9 +15,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use guard_data::{
-    ExportPaths, GenerationFiles, Journal, JsonLinesSource, Mining, ReasonedFile, ReasonedSample,
-    ReasoningMode, RuleTeacher, SynthesisOptions, SynthesisProgress, Synthesizer, Unparsed,
-    read_pairs, write_pairs,
+    ExportPaths, GenerationFiles, Journal, JsonLinesSource, Mining, PreferencePair, ReasonedFile,
+    ReasonedSample, ReasoningMode, RuleTeacher, SynthesisOptions, SynthesisProgress, Synthesizer,
+    Unparsed, read_pairs, write_pairs,
 };
 use guard_eval::{
     Bootstrap, Dataset, Evaluation, Report, RunOptions, RunProgress, ScoringPolicy, evaluate,
@@ -92,16 +92,25 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     let pairs = mine(arguments, &traces, &r_sft)?;
 
     lines::tell("5. HS-DPO: it learns to prefer its right attempts");
-    let hs_dpo = arguments.output.join("hs_dpo");
-    prefer(&pairs, &r_sft, &hs_dpo)?;
-    evaluations.push(judge(&GuardBuilder::new(&hs_dpo).build()?, &dataset)?);
+    let last = match read_pairs(&pairs)?.as_slice() {
+        [] => {
+            lines::tell("there is no pair to prefer one of: it ends with R-SFT");
+            r_sft
+        }
+        pairs => {
+            let hs_dpo = arguments.output.join("hs_dpo");
+            prefer(pairs, &r_sft, &hs_dpo)?;
+            evaluations.push(judge(&GuardBuilder::new(&hs_dpo).build()?, &dataset)?);
+            hs_dpo
+        }
+    };
 
     let report = Report::new(&evaluations, ScoringPolicy::Strict, Bootstrap::default())?;
     let page = arguments.output.join("report.html");
     fs::write(&page, report.to_html())?;
     lines::print(&report.to_text())?;
     lines::tell(&format!("the report is in {}; judge with the guard by", page.display()));
-    lines::tell(&format!("moderate --model {} --prompt TEXT", hs_dpo.display()));
+    lines::tell(&format!("moderate --model {} --prompt TEXT", last.display()));
     Ok(())
 }
 
@@ -174,11 +183,11 @@ fn mine(arguments: &Arguments, traces: &Path, model: &Path) -> Outcome<PathBuf> 
     Ok(pairs)
 }
 
-fn prefer(pairs: &Path, model: &Path, output: &Path) -> Outcome<()> {
+fn prefer(pairs: &[PreferencePair], model: &Path, output: &Path) -> Outcome<()> {
     let files = ModelFiles::open(model)?;
     let tokenizer = files.tokenizer()?;
     let encoder = Encoder::new(&tokenizer, ChatTemplate::chat_ml(), LONGEST, Cut::KeepVerdict)?;
-    let (examples, _) = encoder.pairs(&read_pairs(pairs)?, &mut Watch::new())?;
+    let (examples, _) = encoder.pairs(pairs, &mut Watch::new())?;
     let mut options = TrainOptions::hs_dpo();
     (options.examples_per_step, options.learning_rate) = (8, 2e-5);
     let (reference, _) = files.load(LoadOptions::default(), &device())?;

@@ -64,6 +64,82 @@ fn a_model_is_pruned_calibrated_packed_judged_with_and_attacked() {
 }
 
 #[test]
+fn a_narrow_model_learns_to_read_as_a_wide_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
+    let samples = samples(folder.path());
+    let mut narrow = example("narrow_model");
+    narrow.arg("--model").arg(tiny()).args(["--hidden-size", "32", "--layers", "1"]);
+    let text = succeeds(narrow.args(["--heads", "2", "--kv-heads", "1", "--output", &path("n")]));
+    assert!(text.contains("parameters before"), "{text}");
+    let mut distil = example("distil_hidden");
+    distil.args(["--model", &path("n"), "--blocks", "1", "--teacher"]).arg(tiny());
+    distil.args(["--teacher-blocks", "2", "--texts", &samples, "--device", "cpu"]);
+    let text = succeeds(distil.args(["--output", &path("read")]));
+    assert!(text.contains("48 texts") && text.contains("step 1/"), "{text}");
+    let refused = ends_with(
+        2,
+        example("distil_hidden").args([
+            "--model",
+            &path("n"),
+            "--blocks",
+            "2",
+            "--teacher",
+            &path("n"),
+            "--teacher-blocks",
+            "1",
+            "--texts",
+            &samples,
+            "--device",
+            "cpu",
+            "--output",
+            &path("read"),
+        ]),
+    );
+    assert!(refused.contains("blocks"), "{refused}");
+}
+
+/// The tiny model with the tokens of ChatML in the place of LLaMA 3's.
+fn chat_ml(folder: &Path) -> String {
+    let output = folder.join("chat_ml");
+    std::fs::create_dir(&output).unwrap();
+    for entry in std::fs::read_dir(tiny()).unwrap() {
+        let path = entry.unwrap().path();
+        let bytes = std::fs::read(&path).unwrap();
+        let bytes = match path.file_name().unwrap().to_str() {
+            Some("tokenizer.json") => {
+                let text = String::from_utf8(bytes).unwrap();
+                let text = text.replace("<|start_header_id|>", "<|im_start|>");
+                text.replace("<|end_header_id|>", "<|im_end|>").into_bytes()
+            }
+            _ => bytes,
+        };
+        std::fs::write(output.join(path.file_name().unwrap()), bytes).unwrap();
+    }
+    output.to_str().unwrap().to_owned()
+}
+
+#[test]
+fn the_pipeline_leaves_a_guard_and_a_report() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = chat_ml(folder.path());
+    let samples = samples(folder.path());
+    let output = folder.path().join("run");
+    let mut pipeline = example("pipeline");
+    pipeline.args(["--model", &model, "--output"]).arg(&output);
+    pipeline.args(["--train", &samples, "--test", &samples, "--epochs", "1", "--samples", "2"]);
+    let text = succeeds(&mut pipeline);
+    assert!(text.contains("r_sft") && text.contains("Is the request harmful?"), "{text}");
+    // A model of random weights never answers: there is nothing to prefer.
+    assert!(text.contains("it ends with R-SFT"), "{text}");
+    for file in
+        ["report.html", "traces.jsonl", "pairs.jsonl", "r_sft/training.svg", "r_sft/guard.json"]
+    {
+        assert!(output.join(file).is_file(), "{file}");
+    }
+}
+
+#[test]
 fn what_cannot_be_done_is_told() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).to_str().unwrap().to_owned();
