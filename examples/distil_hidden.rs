@@ -9,18 +9,19 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
+use guard_examples::model;
 use guard_examples::progress::Pace;
 use guard_examples::training::{RunConfig, Stage};
-use guard_infer::{DeviceName, LoadOptions, ModelFiles, SaveOptions};
-use guard_train::{AlignedText, HiddenTrainer, StepReport, Trainer};
+use guard_infer::DeviceName;
+use guard_train::{AlignedText, HiddenError, HiddenTrainer, StepReport, Trainer};
 
 /// Have the first blocks of a small model learn the hidden states of a larger one.
 #[derive(Parser)]
 struct Arguments {
-    /// The small model, as `prune_model` makes it of the larger one.
+    /// The small model, as `prune_model` or `narrow_model` makes it of the larger one.
     #[arg(long)]
     model: PathBuf,
-    /// How many of its blocks learn; the others are left as they are.
+    /// How many of its blocks learn, from the bottom; the others are left as they are.
     #[arg(long)]
     blocks: usize,
     /// The larger model.
@@ -35,7 +36,7 @@ struct Arguments {
     /// The most tokens of a text.
     #[arg(long, default_value_t = 128)]
     longest: usize,
-    /// A TOML file with the table `train`.
+    /// A TOML file, of which the table `train` is read.
     #[arg(long)]
     config: Option<PathBuf>,
     /// Where it is trained: auto, cpu, cuda, vulkan, metal, rocm or wgpu.
@@ -56,13 +57,10 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Outcome<()> {
     let config = RunConfig::read(arguments.config.as_deref(), Stage::RSft, None)?;
     let device = arguments.device.open()?;
-    let open = |path: &PathBuf| -> Outcome<_> {
-        let files = ModelFiles::open(path)?;
-        let (model, _) = files.load(LoadOptions::default().with_finite_check(), &device)?;
-        Ok((model, files.tokenizer()?))
-    };
-    let (model, tokenizer) = open(&arguments.model)?;
-    let (teacher, teachers) = open(&arguments.teacher)?;
+    let (model, tokenizer, files) = model::load(&arguments.model, &device)?;
+    let (teacher, teachers, _) = model::load(&arguments.teacher, &device)?;
+    // Not found out only when there is something to lose.
+    std::fs::create_dir_all(&arguments.output)?;
     let mut texts = Vec::new();
     for path in &arguments.texts {
         for text in lines::strings(path)? {
@@ -83,8 +81,11 @@ fn run(arguments: &Arguments) -> Outcome<()> {
         }
         ControlFlow::Continue(())
     };
-    trainer.train(&texts, &mut watch)?;
-    let model = trainer.into_model();
-    model.save_folder(&arguments.output, Some(&tokenizer), SaveOptions::default())?;
-    Ok(())
+    let steps = trainer.train(&texts, &mut watch)?.steps;
+    let model = trainer.into_model().ok_or(HiddenError::Lost)?;
+    model::save(&model, &tokenizer, &files, &arguments.output)?;
+    lines::print(&format!(
+        "trained {steps} steps; the model is in {}\n",
+        arguments.output.display()
+    ))
 }

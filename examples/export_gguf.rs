@@ -7,9 +7,10 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
+use guard_examples::model;
 use guard_infer::guard_core::burn::tensor::Device;
 use guard_infer::guard_core::{GgufOptions, GgufType};
-use guard_infer::{GuardSettings, LoadOptions, ModelFiles, read_settings};
+use guard_infer::{GuardSettings, read_settings};
 
 /// Pack a model, its tokenizer and its guard.json into one GGUF file, which llama.cpp and its like
 /// read, too.
@@ -37,9 +38,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {
-    let files = ModelFiles::open(&arguments.model)?;
-    let tokenizer = files.tokenizer()?;
-    let (model, _) = files.load(LoadOptions::default().with_finite_check(), &Device::default())?;
+    let (model, tokenizer, files) = model::load(&arguments.model, &Device::default())?;
     let options = GgufOptions::new(arguments.r#type)
         .with_embedding(arguments.embedding_type.unwrap_or(arguments.r#type));
     let settings = serde_json::to_string(&read_settings(&files)?)?;

@@ -8,9 +8,9 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
+use guard_examples::model;
 use guard_infer::guard_core::RandomInit;
 use guard_infer::guard_core::burn::tensor::Device;
-use guard_infer::{LoadOptions, ModelFiles, SaveOptions};
 
 /// Make a narrow model to be trained: random blocks, and an embedding with the principal components of
 /// a wider model's.
@@ -50,9 +50,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {
-    let files = ModelFiles::open(&arguments.model)?;
-    let tokenizer = files.tokenizer()?;
-    let (model, _) = files.load(LoadOptions::default().with_finite_check(), &Device::default())?;
+    let (model, tokenizer, files) = model::load(&arguments.model, &Device::default())?;
     let mut config = model.config().clone();
     config.hidden_size = arguments.hidden_size;
     config.intermediate_size = arguments.intermediate_size.unwrap_or(config.hidden_size * 8 / 3);
@@ -60,7 +58,7 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     config.kv_heads = arguments.kv_heads;
     let init = RandomInit { seed: arguments.seed, ..RandomInit::default() };
     let narrow = model.narrowed(&config, init)?;
-    narrow.save_folder(&arguments.output, Some(&tokenizer), SaveOptions::default())?;
+    model::save(&narrow, &tokenizer, &files, &arguments.output)?;
     let [before, after] = [&model, &narrow].map(|model| model.config().parameter_count());
     lines::tell(&format!("{before} parameters before, {after} now"));
     Ok(())

@@ -1,7 +1,7 @@
 //! The whole life of a guard in miniature, in minutes and without a network: a made-up bank teaches a
 //! small model what is harmful to a bank.
 //!
-//! `cargo run --release --example pipeline -- --model SmolLM2-135M --output pipeline`
+//! `cargo run --release --example pipeline -- --model small --output pipeline`
 //!
 //! A teacher writes reasoning behind the bank's labels, the model is fine-tuned on it (R-SFT), the
 //! exchanges that it judges right in some attempts only are mined, and it is tuned on pairs of a right
@@ -23,17 +23,18 @@ use guard_eval::{
     Bootstrap, Dataset, Evaluation, Report, RunOptions, RunProgress, ScoringPolicy, evaluate,
 };
 use guard_examples::lines::{self, Outcome};
+use guard_examples::model;
 use guard_examples::progress::{Pace, Watch};
 use guard_examples::sources::open_benchmark;
-use guard_infer::guard_core::burn::tensor::Device;
 use guard_infer::{
-    GenerateOptions, GuardBuilder, GuardFormat, GuardReasonerFormat, GuardSettings, JudgeOptions,
-    LlamaGenerator, LlamaGuard, LoadOptions, ModelFiles, PromptStyle, Sampling, SaveOptions,
+    DeviceName, GenerateOptions, GuardBuilder, GuardFormat, GuardReasonerFormat, GuardSettings,
+    JudgeOptions, Llama, LlamaGenerator, LlamaGuard, LoadOptions, ModelFiles, PromptStyle,
+    Sampling, SaveOptions, Tokenizer,
 };
 use guard_train::{
-    ChatTemplate, Cut, Encoder, HsDpo, HsDpoOptions, LlamaTrainer, Objective, Rsft, StepLog,
-    StepReport, TrainError, TrainObserver, TrainOptions, Trainer, TrainingCurves, TrainingExample,
-    with_reference,
+    ChatTemplate, Cut, EncodeError, Encoder, HsDpo, HsDpoOptions, LlamaTrainer, Objective, Rsft,
+    StepLog, StepReport, TrainError, TrainObserver, TrainOptions, Trainer, TrainingCurves,
+    TrainingExample, with_reference,
 };
 
 const TRAIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/data/bank_train.jsonl");
@@ -49,15 +50,19 @@ struct Arguments {
     /// The model to start from, with the tokens of ChatML: a folder as the hub has it, or a .gguf file.
     #[arg(long)]
     model: PathBuf,
-    /// The folder of all that is made: traces, pairs, models, curves and the report.
+    /// The folder of all that is made: traces, pairs, models, curves and the report. It has to be new
+    /// or empty: nothing of an earlier run is taken for this one's.
     #[arg(long)]
     output: PathBuf,
+    /// Where all of it runs: auto, cpu, cuda, vulkan, metal, rocm or wgpu.
+    #[arg(long, default_value_t)]
+    device: DeviceName,
     /// Labelled exchanges to learn from, instead of the bank's: JSON lines of samples.
-    #[arg(long, default_value = TRAIN, requires = "test")]
-    train: PathBuf,
-    /// Labelled exchanges to measure on.
-    #[arg(long, default_value = TEST, requires = "train")]
-    test: PathBuf,
+    #[arg(long, requires = "test")]
+    train: Option<PathBuf>,
+    /// Labelled exchanges to measure on, with `--train`.
+    #[arg(long, requires = "train")]
+    test: Option<PathBuf>,
     /// How often R-SFT goes through the traces.
     #[arg(long, default_value_t = 6)]
     epochs: u32,
@@ -74,10 +79,13 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {
-    fs::create_dir_all(&arguments.output)?;
-    let dataset = open_benchmark(&arguments.test.to_string_lossy())?;
+    let test = arguments.test.as_deref().unwrap_or(Path::new(TEST));
+    let dataset = open_benchmark(&test.to_string_lossy())?;
+    begin(&arguments.output)?;
+    encoder(&ModelFiles::open(&arguments.model)?.tokenizer()?)?;
+
     lines::tell("1. The model as it is");
-    let base = GuardBuilder::new(&arguments.model).settings(settings()).build()?;
+    let base = builder(arguments, &arguments.model).settings(settings()).build()?;
     let mut evaluations = vec![judge(&base, &dataset)?];
 
     lines::tell("2. A teacher that follows rules writes reasoning behind the labels");
@@ -86,7 +94,7 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     lines::tell("3. R-SFT: the model learns to reason as the teacher does");
     let r_sft = arguments.output.join("r_sft");
     fine_tune(arguments, &traces, &r_sft)?;
-    evaluations.push(judge(&GuardBuilder::new(&r_sft).build()?, &dataset)?);
+    evaluations.push(judge(&builder(arguments, &r_sft).build()?, &dataset)?);
 
     lines::tell("4. Mining: what it gets right in some attempts only");
     let pairs = mine(arguments, &traces, &r_sft)?;
@@ -99,8 +107,8 @@ fn run(arguments: &Arguments) -> Outcome<()> {
         }
         pairs => {
             let hs_dpo = arguments.output.join("hs_dpo");
-            prefer(pairs, &r_sft, &hs_dpo)?;
-            evaluations.push(judge(&GuardBuilder::new(&hs_dpo).build()?, &dataset)?);
+            prefer(arguments, pairs, &r_sft, &hs_dpo)?;
+            evaluations.push(judge(&builder(arguments, &hs_dpo).build()?, &dataset)?);
             hs_dpo
         }
     };
@@ -112,6 +120,23 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     lines::tell(&format!("the report is in {}; judge with the guard by", page.display()));
     lines::tell(&format!("moderate --model {} --prompt TEXT", last.display()));
     Ok(())
+}
+
+/// A folder that has nothing of an earlier run.
+fn begin(output: &Path) -> Outcome<()> {
+    fs::create_dir_all(output)?;
+    match fs::read_dir(output)?.next() {
+        None => Ok(()),
+        Some(_) => Err(format!("{} is not empty: name a new folder", output.display()).into()),
+    }
+}
+
+fn builder(arguments: &Arguments, model: &Path) -> GuardBuilder {
+    GuardBuilder::new(model).device(arguments.device)
+}
+
+fn encoder(tokenizer: &Tokenizer) -> Result<Encoder<'_>, EncodeError> {
+    Encoder::new(tokenizer, ChatTemplate::chat_ml(), LONGEST, Cut::KeepVerdict)
 }
 
 /// How all of them are asked.
@@ -128,7 +153,8 @@ fn judge(guard: &LlamaGuard, dataset: &Dataset) -> Outcome<Evaluation> {
 
 /// Traces of the exchanges with all reasoning, and with none: the guard learns both at once.
 fn synthesise(arguments: &Arguments) -> Outcome<PathBuf> {
-    let source = JsonLinesSource::new(&arguments.train);
+    let train = arguments.train.as_deref().unwrap_or(Path::new(TRAIN));
+    let source = JsonLinesSource::new(train);
     let journal = Journal::open(arguments.output.join("traces.journal"), None)?;
     let synthesizer = Synthesizer::new(RuleTeacher, SynthesisOptions::new("rules"));
     let mut quiet = |_: &SynthesisProgress| ControlFlow::Continue(());
@@ -143,14 +169,12 @@ fn synthesise(arguments: &Arguments) -> Outcome<PathBuf> {
 }
 
 fn fine_tune(arguments: &Arguments, traces: &Path, output: &Path) -> Outcome<()> {
-    let files = ModelFiles::open(&arguments.model)?;
-    let tokenizer = files.tokenizer()?;
-    let encoder = Encoder::new(&tokenizer, ChatTemplate::chat_ml(), LONGEST, Cut::KeepVerdict)?;
-    let (examples, _) = encoder.samples(&read_traces(traces)?, &mut Watch::new())?;
+    let (model, tokenizer, _) = model::load(&arguments.model, &arguments.device.open()?)?;
+    let (examples, _) = encoder(&tokenizer)?.samples(&read_traces(traces)?, &mut Watch::new())?;
     let mut options = TrainOptions::r_sft();
     options.epochs = arguments.epochs;
     (options.examples_per_step, options.learning_rate) = (16, 3e-4);
-    train(&files, (Rsft::new(), options), &examples, output)
+    train((model, &tokenizer), (Rsft::new(), options), &examples, output)
 }
 
 fn read_traces(path: &Path) -> Outcome<Vec<ReasonedSample>> {
@@ -170,8 +194,7 @@ fn mine(arguments: &Arguments, traces: &Path, model: &Path) -> Outcome<PathBuf> 
         .with_samples(arguments.samples)
         .with_sampling(Sampling::TopP { temperature: 1.0, top_p: 0.95 });
     options.stop = GuardReasonerFormat::default().stop();
-    let generator =
-        LlamaGenerator::from_files(&ModelFiles::open(model)?, LoadOptions::default(), &device())?;
+    let generator = LlamaGenerator::open(model, LoadOptions::default(), &arguments.device.open()?)?;
     let folder = arguments.output.join("generations");
     let mut files = GenerationFiles::open(folder, "bank", "r_sft", &options)?;
     files.generate(&rows, &generator, 8, &mut Watch::new())?;
@@ -183,26 +206,24 @@ fn mine(arguments: &Arguments, traces: &Path, model: &Path) -> Outcome<PathBuf> 
     Ok(pairs)
 }
 
-fn prefer(pairs: &[PreferencePair], model: &Path, output: &Path) -> Outcome<()> {
-    let files = ModelFiles::open(model)?;
-    let tokenizer = files.tokenizer()?;
-    let encoder = Encoder::new(&tokenizer, ChatTemplate::chat_ml(), LONGEST, Cut::KeepVerdict)?;
-    let (examples, _) = encoder.pairs(pairs, &mut Watch::new())?;
+fn prefer(
+    arguments: &Arguments,
+    pairs: &[PreferencePair],
+    model: &Path,
+    output: &Path,
+) -> Outcome<()> {
+    let (model, tokenizer, _) = model::load(model, &arguments.device.open()?)?;
+    let (examples, _) = encoder(&tokenizer)?.pairs(pairs, &mut Watch::new())?;
     let mut options = TrainOptions::hs_dpo();
     (options.examples_per_step, options.learning_rate) = (8, 2e-5);
-    let (reference, _) = files.load(LoadOptions::default(), &device())?;
-    let examples = with_reference(&reference, examples, &options, None, &mut Watch::new())?;
+    let examples = with_reference(&model, examples, &options, None, &mut Watch::new())?;
     let objective = HsDpo::new(HsDpoOptions::default())?;
-    train(&files, (objective, options), &examples, output)
+    train((model, &tokenizer), (objective, options), &examples, output)
 }
 
-fn device() -> Device {
-    Device::default()
-}
-
-/// Trains the model of these files, and leaves the guard and the curves in a folder.
+/// Trains a model, and leaves the guard and the curves in a folder.
 fn train<O>(
-    files: &ModelFiles,
+    (model, tokenizer): (Llama, &Tokenizer),
     (objective, options): (O, TrainOptions),
     examples: &[TrainingExample<O::Example>],
     output: &Path,
@@ -212,15 +233,13 @@ where
     O::Example: Clone + Debug + Sync,
 {
     fs::create_dir_all(output)?;
-    let tokenizer = files.tokenizer()?;
-    let (model, _) = files.load(LoadOptions::default(), &device())?;
     let mut trainer = LlamaTrainer::new(model, objective, options)?;
     let log = output.join("steps.jsonl");
     let mut watch = Steps { log: StepLog::begin(&log)?, pace: Pace::default() };
     trainer.train(examples, &mut watch)?;
     watch.log.finish()?;
     let model = trainer.into_model().ok_or(TrainError::Lost)?;
-    model.save_folder(output, Some(&tokenizer), SaveOptions::default())?;
+    model.save_folder(output, Some(tokenizer), SaveOptions::default())?;
     fs::write(output.join(GuardSettings::FILE), serde_json::to_string(&settings())?)?;
     fs::write(output.join("training.svg"), TrainingCurves::read(&log)?.to_svg()?)?;
     lines::tell(&format!("guard and curves are in {}", output.display()));

@@ -8,8 +8,8 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
+use guard_examples::model;
 use guard_infer::guard_core::burn::tensor::Device;
-use guard_infer::{GuardSettings, LoadOptions, ModelFiles, SaveOptions};
 
 /// Make a smaller model to be trained: some blocks of a larger one, and a part of its vocabulary.
 #[derive(Parser)]
@@ -42,9 +42,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {
-    let files = ModelFiles::open(&arguments.model)?;
-    let tokenizer = files.tokenizer()?;
-    let (model, _) = files.load(LoadOptions::default().with_finite_check(), &Device::default())?;
+    let (model, tokenizer, files) = model::load(&arguments.model, &Device::default())?;
     let layers = match arguments.layers.as_slice() {
         [] => (0..model.config().layers).collect(),
         layers => layers.to_vec(),
@@ -64,10 +62,7 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     for &layer in &arguments.uniform_attention {
         small = small.with_uniform_attention(layer)?;
     }
-    small.save_folder(&arguments.output, Some(&tokenizer), SaveOptions::default())?;
-    if let Some(settings) = files.read_beside(GuardSettings::FILE)? {
-        std::fs::write(arguments.output.join(GuardSettings::FILE), settings)?;
-    }
+    model::save(&small, &tokenizer, &files, &arguments.output)?;
     let [before, after] = [&model, &small].map(|model| model.config().parameter_count());
     let (tokens, blocks) = (kept.len(), layers.len());
     lines::tell(&format!(

@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use guard_infer::guard_core::burn::tensor::Device;
 use guard_infer::{
-    BuildError, DeviceName, GuardBuilder, JudgeMode, JudgeOptions, LlamaGenerator, LlamaGuard,
-    LoadOptions, ModelFiles, PromptStyle,
+    BuildError, DeviceName, GuardBuilder, GuardSettings, JudgeMode, JudgeOptions, Llama,
+    LlamaGenerator, LlamaGuard, LoadOptions, ModelFiles, PromptStyle, SaveOptions, Tokenizer,
 };
 
 use crate::lines::Outcome;
@@ -33,6 +34,31 @@ impl ModelArguments {
         let generator = LlamaGenerator::from_files(&files, LoadOptions::default(), &device)?;
         Ok(generator.with_max_rows(self.place.rows()))
     }
+}
+
+/// A model that another is to be made of, its tokenizer and its files. A weight that is no finite
+/// number is an error.
+///
+/// # Errors
+///
+/// When there is no such model.
+pub fn load(path: &Path, device: &Device) -> Outcome<(Llama, Tokenizer, ModelFiles)> {
+    let files = ModelFiles::open(path)?;
+    let (model, _) = files.load(LoadOptions::default().with_finite_check(), device)?;
+    Ok((model, files.tokenizer()?, files))
+}
+
+/// Writes the folder of a model that was made of another: asked as that one is.
+///
+/// # Errors
+///
+/// When it cannot be written.
+pub fn save(model: &Llama, tokenizer: &Tokenizer, of: &ModelFiles, folder: &Path) -> Outcome<()> {
+    model.save_folder(folder, Some(tokenizer), SaveOptions::default())?;
+    if let Some(settings) = of.read_beside(GuardSettings::FILE)? {
+        std::fs::write(folder.join(GuardSettings::FILE), settings)?;
+    }
+    Ok(())
 }
 
 /// A name of a model that stays the same wherever it is called from.

@@ -97,6 +97,12 @@ fn a_narrow_model_learns_to_read_as_a_wide_one() {
         ]),
     );
     assert!(refused.contains("blocks"), "{refused}");
+    std::fs::write(path("empty.jsonl"), "\"\"\n").unwrap();
+    let mut distil = example("distil_hidden");
+    distil.args(["--model", &path("n"), "--blocks", "1", "--teacher", &path("n")]);
+    distil.args(["--teacher-blocks", "1", "--texts", &path("empty.jsonl"), "--device", "cpu"]);
+    let refused = ends_with(2, distil.args(["--output", &path("read")]));
+    assert!(refused.contains("none of 1 texts"), "{refused}");
 }
 
 /// The tiny model with the tokens of ChatML in the place of LLaMA 3's.
@@ -128,6 +134,7 @@ fn the_pipeline_leaves_a_guard_and_a_report() {
     let mut pipeline = example("pipeline");
     pipeline.args(["--model", &model, "--output"]).arg(&output);
     pipeline.args(["--train", &samples, "--test", &samples, "--epochs", "1", "--samples", "2"]);
+    pipeline.args(["--device", "cpu"]);
     let text = succeeds(&mut pipeline);
     assert!(text.contains("r_sft") && text.contains("Is the request harmful?"), "{text}");
     // A model of random weights never answers: there is nothing to prefer.
@@ -137,6 +144,16 @@ fn the_pipeline_leaves_a_guard_and_a_report() {
     {
         assert!(output.join(file).is_file(), "{file}");
     }
+    // What an earlier run made is never taken for another's.
+    let refused = ends_with(2, &mut pipeline);
+    assert!(refused.contains("is not empty"), "{refused}");
+    let other = folder.path().join("other");
+    let mut pipeline = example("pipeline");
+    let refused = ends_with(2, pipeline.arg("--model").arg(tiny()).arg("--output").arg(&other));
+    assert!(refused.contains("<|im_end|>"), "{refused}");
+    let mut pipeline = example("pipeline");
+    pipeline.args(["--model", &model, "--output"]).arg(&other).args(["--train", &samples]);
+    assert!(ends_with(2, &mut pipeline).contains("--test"));
 }
 
 #[test]

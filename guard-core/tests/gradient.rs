@@ -233,6 +233,26 @@ fn the_recorded_forward_path_is_the_models() {
     }
 }
 
+#[test]
+fn the_first_blocks_alone_are_a_model_of_them() {
+    let mut config = LlamaConfig::tiny(53);
+    (config.bos, config.eos) = (None, Vec::new());
+    let whole = model(&config, &Device::default());
+    let every: Vec<u32> = (0..53).collect();
+    let first = whole.pruned(&[0], &every).unwrap();
+    let batch = PackedBatch::new(&rows(&[30, 7], 53)).unwrap();
+    let all = RecordOptions::default();
+    let read = |model: &Llama, options| floats(&model.read(&batch, options).unwrap());
+    let expected = read(&first, all);
+    assert_eq!(read(&whole, all.with_blocks(1)), expected);
+    assert_eq!(
+        floats(&whole.record(batch.clone(), all.with_blocks(1)).unwrap().hidden()),
+        expected
+    );
+    assert_ne!(read(&whole, all), expected);
+    assert_eq!(read(&whole, all.with_blocks(99)), read(&whole, all));
+}
+
 /// The cosine of the angle between two vectors, and how much longer the first is.
 fn direction(found: &[f32], expected: &[f32]) -> (f64, f64) {
     let product = |a: &[f32], b: &[f32]| {

@@ -8,6 +8,7 @@ use guard_core::{
     TokenizerError,
 };
 
+use crate::llama_trainer::{batches_by, prepared};
 use crate::objective::Window;
 use crate::optimizer::{AdamW, numbers};
 use crate::options::TrainOptions;
@@ -96,9 +97,18 @@ fn encode(tokenizer: &Tokenizer, word: &str) -> Result<Vec<u32>, TokenizerError>
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum HiddenError {
+    /// No text has a word.
+    #[error("there is nothing to learn: none of {texts} texts has a word that fits")]
+    Nothing {
+        /// The texts that were given.
+        texts: usize,
+    },
     /// A text is not one of the model's.
     #[error(transparent)]
     Model(#[from] ModelError),
+    /// A step panicked earlier, and the model went with it.
+    #[error("the model was lost in a step that panicked")]
+    Lost,
     /// The loss of a step was not finite.
     #[error("the loss of step {step} is not finite: lower the learning rate")]
     NotFinite {
@@ -116,21 +126,27 @@ pub enum HiddenError {
 /// [`Llama::pruned`](guard_core::Llama::pruned). What a student of another width has is mapped to the
 /// teacher's by a matrix that is learnt with it, ten times as fast, and then forgotten; see
 /// [`Llama::narrowed`](guard_core::Llama::narrowed). The student's last norm, its head and all blocks
-/// behind are left as they are, but for a head that is the embedding.
+/// behind are left as they are, but for a head that is the embedding; so are blocks that the options
+/// freeze. There are no checkpoints: a run that is stopped begins anew.
 #[derive(Debug)]
 pub struct HiddenTrainer {
-    student: Side,
-    teacher: Side,
+    /// Away only while a step is made of it.
+    student: Option<Llama>,
+    /// How many of the student's blocks learn.
+    blocks: usize,
+    teacher: Teacher,
     options: TrainOptions,
     optimizer: AdamW,
+    /// The memory of the last window's gradients.
+    cleared: Gradients,
     /// Known from the first window on.
     units: Option<Units>,
     map: Option<Map>,
 }
 
-/// A model, and the block whose hidden states are compared.
-#[derive(Clone, Debug)]
-struct Side {
+/// A model, and the block behind which its hidden states are taken.
+#[derive(Debug)]
+struct Teacher {
     model: Llama,
     blocks: usize,
 }
@@ -158,24 +174,33 @@ impl HiddenTrainer {
     ///
     /// # Errors
     ///
-    /// [`OptionsError`] names an option that is out of range.
+    /// [`OptionsError`] names an option that is out of range, or a weight of the student that is no
+    /// 32-bit float.
     pub fn new(
         (student, blocks): (Llama, usize),
         (teacher, teacher_blocks): (Llama, usize),
         options: TrainOptions,
     ) -> Result<Self, OptionsError> {
-        options.validate()?;
-        let student = Side::new(student, blocks, "blocks")?;
-        let teacher = Side::new(teacher, teacher_blocks, "teacher_blocks")?;
-        let [own, others] = [&student, &teacher].map(|side| side.model.config().hidden_size);
-        let map = (own != others).then(|| Map::new([others, own], &student.model));
-        Ok(Self { student, teacher, options, optimizer: AdamW::default(), units: None, map })
+        let student = prepared(student, &options)?;
+        check_blocks(&student, blocks, "blocks")?;
+        check_blocks(&teacher, teacher_blocks, "teacher_blocks")?;
+        let [own, others] = [&student, &teacher].map(|model| model.config().hidden_size);
+        Ok(Self {
+            map: (own != others).then(|| Map::new([others, own], &student)),
+            student: Some(student),
+            blocks,
+            teacher: Teacher { model: teacher, blocks: teacher_blocks },
+            options,
+            optimizer: AdamW::default(),
+            cleared: Gradients::new(),
+            units: None,
+        })
     }
 
-    /// The student.
+    /// The student; `None` after a panic in a step.
     #[must_use]
-    pub fn into_model(self) -> Llama {
-        self.student.model
+    pub fn into_model(self) -> Option<Llama> {
+        self.student
     }
 
     fn step(
@@ -189,24 +214,23 @@ impl HiddenTrainer {
         let mut report = StepReport::new(at + 1, window);
         report.total_steps = Some(total);
         report.tokens = texts.iter().map(|text| text.tokens()).sum();
-        let mut gradients = Gradients::new();
-        for batch in batches(texts, self.options.tokens_per_batch) {
+        let mut gradients = std::mem::take(&mut self.cleared);
+        for batch in batches_by(|text: &AlignedText| text.tokens(), texts, &self.options) {
             report.loss += self.learn(&batch, words, &mut gradients)?;
         }
-        for parameter in self.student.model.parameters() {
-            if parameter.name == "model.norm.weight" {
-                gradients.take(parameter.id);
-            }
-        }
+        let model = self.student.as_ref().ok_or(HiddenError::Lost)?;
+        let last_norm = model.parameters().into_iter().find(|p| p.name == "model.norm.weight");
+        last_norm.and_then(|norm| gradients.take(norm.id));
         let norm = gradients.norm();
         if !report.loss.is_finite() || !norm.is_finite() {
             return Err(HiddenError::NotFinite { step: at + 1 });
         }
         let rate = self.options.learning_rate_at(at, total);
-        let most = self.options.max_gradient_norm.unwrap_or(f64::INFINITY);
-        let scale = (most / (norm + 1e-6)).min(1.0);
-        let model = self.student.model.clone();
-        self.student.model = self.optimizer.step(model, &gradients, (rate, scale), &self.options);
+        let scale = self.options.clipping(norm);
+        let model = self.student.take().ok_or(HiddenError::Lost)?;
+        self.student = Some(self.optimizer.step(model, &gradients, (rate, scale), &self.options));
+        gradients.clear();
+        self.cleared = gradients;
         if let Some(map) = &mut self.map {
             map.step(self.optimizer.steps(), rate, &self.options);
         }
@@ -226,8 +250,8 @@ impl HiddenTrainer {
         let target = self.teacher.read(texts, &self.options)?;
         let units = self.units.get_or_insert_with(|| Units::of(&target)).clone();
         let rows: Vec<&[u32]> = texts.iter().map(|text| text.student.as_slice()).collect();
-        let options = self.options.record().with_blocks(self.student.blocks);
-        let model = &self.student.model;
+        let options = self.options.record().with_blocks(self.blocks);
+        let model = self.student.as_ref().ok_or(HiddenError::Lost)?;
         let recording = model.record(PackedBatch::new(&rows)?, options)?;
         let (hidden, places) = (recording.hidden(), places(texts, 0, |text| &text.student));
         let own = model.gather(hidden.clone(), &places);
@@ -293,18 +317,18 @@ impl Map {
     }
 }
 
-impl Side {
-    fn new(model: Llama, blocks: usize, option: &'static str) -> Result<Self, OptionsError> {
-        match (1..=model.config().layers).contains(&blocks) {
-            true => Ok(Self { model, blocks }),
-            false => Err(OptionsError {
-                option,
-                expected: "at least 1, and at most as many as the model has",
-                found: blocks.to_string(),
-            }),
-        }
+fn check_blocks(model: &Llama, blocks: usize, option: &'static str) -> Result<(), OptionsError> {
+    match (1..=model.config().layers).contains(&blocks) {
+        true => Ok(()),
+        false => Err(OptionsError {
+            option,
+            expected: "at least 1, and at most as many as the model has",
+            found: blocks.to_string(),
+        }),
     }
+}
 
+impl Teacher {
     /// The hidden states at the ends of words, `[words, hidden_size]`.
     fn read(
         &self,
@@ -328,7 +352,11 @@ impl Trainer for HiddenTrainer {
         data: &[AlignedText],
         observer: &mut dyn TrainObserver,
     ) -> Result<Trained, HiddenError> {
+        let texts = data.len();
         let data: Vec<&AlignedText> = data.iter().filter(|text| text.words() > 0).collect();
+        if data.is_empty() {
+            return Err(HiddenError::Nothing { texts });
+        }
         let mut windows = Windows::new(data.len(), &self.options);
         let (total, mut trained) = (windows.total(), Trained::new());
         for at in 0..total {
@@ -340,24 +368,6 @@ impl Trainer for HiddenTrainer {
         }
         Ok(trained)
     }
-}
-
-/// A window in parts that fit the memory, of texts of like length.
-fn batches<'a>(texts: &[&'a AlignedText], most: usize) -> Vec<Vec<&'a AlignedText>> {
-    let mut sorted = texts.to_vec();
-    sorted.sort_by_key(|text| std::cmp::Reverse(text.tokens()));
-    let (mut batches, mut tokens): (Vec<Vec<&AlignedText>>, usize) = (Vec::new(), 0);
-    for text in sorted {
-        tokens += text.tokens();
-        match batches.last_mut() {
-            Some(batch) if tokens <= most => batch.push(text),
-            _ => {
-                tokens = text.tokens();
-                batches.push(vec![text]);
-            }
-        }
-    }
-    batches
 }
 
 /// The ends of words among the tokens of a batch.

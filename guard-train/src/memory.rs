@@ -39,9 +39,10 @@ impl MemoryEstimate {
     ) -> Self {
         let parameters = config.parameter_count() as u128;
         let frozen = options.frozen_blocks.min(config.layers);
-        let adapters = lora.map_or(0, |lora| adapter_parameters(config, lora));
+        let layers = |count: usize| lora.map_or(0, |lora| adapter_parameters(config, lora, count));
+        let adapters = layers(config.layers);
         let trained = match lora {
-            Some(_) => adapters / config.layers.max(1) as u128 * (config.layers - frozen) as u128,
+            Some(_) => layers(config.layers - frozen),
             None => parameters - frozen_parameters(config, frozen),
         };
         let sizes = Sizes::new(config, options, longest);
@@ -159,7 +160,8 @@ fn frozen_parameters(config: &LlamaConfig, blocks: usize) -> u128 {
     embedding + (config.parameter_count() - rest.parameter_count()) as u128
 }
 
-fn adapter_parameters(config: &LlamaConfig, lora: &LoraOptions) -> u128 {
+/// The parameters of the adapters of so many blocks.
+fn adapter_parameters(config: &LlamaConfig, lora: &LoraOptions, layers: usize) -> u128 {
     let (hidden, inner) = (config.hidden_size, config.intermediate_size);
     let (queries, keys) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
     let sides = |projection: &Projection| match projection {
@@ -169,7 +171,7 @@ fn adapter_parameters(config: &LlamaConfig, lora: &LoraOptions) -> u128 {
         Projection::Gate | Projection::Up | Projection::Down => hidden + inner,
     };
     let of_block: usize = lora.targets.iter().map(sides).sum();
-    config.layers as u128 * lora.rank as u128 * of_block as u128
+    layers as u128 * lora.rank as u128 * of_block as u128
 }
 
 #[cfg(test)]
@@ -188,6 +190,26 @@ mod tests {
         let estimate = MemoryEstimate::new(&config, Some(&lora), &options, usize::MAX);
         assert_eq!((estimate.gradients, estimate.total()), (u64::MAX, u64::MAX));
         assert!(estimate.to_string().contains("GiB"));
+    }
+
+    #[test]
+    fn what_is_frozen_takes_its_weights_alone() {
+        let mut config = LlamaConfig::tiny(64);
+        config.tied_head = true;
+        let of = |frozen_blocks, lora: Option<&LoraOptions>| {
+            let options = TrainOptions { frozen_blocks, ..TrainOptions::default() };
+            MemoryEstimate::new(&config, lora, &options, 16)
+        };
+        let (whole, none) = (of(0, None), of(config.layers, None));
+        assert_eq!(whole.gradients, whole.weights);
+        // Of a model whose blocks are all frozen only the last norm is left.
+        assert_eq!(none.gradients, 4 * config.hidden_size as u64);
+        assert_eq!(none.optimizer, 2 * none.gradients);
+        assert_eq!(none.weights, whole.weights);
+        assert!(none.activations < whole.activations);
+        let lora = LoraOptions::default();
+        let (whole, half) = (of(0, Some(&lora)), of(config.layers / 2, Some(&lora)));
+        assert_eq!((half.weights, 2 * half.gradients), (whole.weights, whole.gradients));
     }
 
     #[test]

@@ -144,6 +144,12 @@ impl TrainOptions {
         RecordOptions::default().with_precision(self.precision).with_recompute(self.recompute)
     }
 
+    /// What a gradient of this norm is multiplied by, as torch's `clip_grad_norm_` does.
+    pub(crate) fn clipping(&self, norm: f64) -> f64 {
+        let most = self.max_gradient_norm.unwrap_or(f64::INFINITY);
+        (most / (norm + 1e-6)).min(1.0)
+    }
+
     /// What decides memory, speed or when to give up, and no step but for its rounding: a resumed
     /// run may have it otherwise.
     pub(crate) const MAY_CHANGE: [&str; 5] =

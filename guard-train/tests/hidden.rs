@@ -8,7 +8,7 @@ use std::path::Path;
 
 use guard_train::guard_core::burn::tensor::Device;
 use guard_train::guard_core::{Llama, LlamaConfig, RandomInit, Tokenizer};
-use guard_train::{AlignedText, HiddenTrainer, StepReport, Trainer};
+use guard_train::{AlignedText, HiddenError, HiddenTrainer, StepReport, Trainer};
 use support::{options, weights};
 
 const TEXTS: [&str; 4] = [
@@ -68,7 +68,7 @@ fn a_student_comes_near_and_the_rest_of_it_stays() {
     let trained = trainer.train(&texts, &mut observer).unwrap();
     assert_eq!(trained.steps, 60);
     assert!(losses[59] < 0.3 * losses[0], "{} {}", losses[0], losses[59]);
-    let after = weights(&trainer.into_model());
+    let after = weights(&trainer.into_model().unwrap());
     for ((name, old), (_, new)) in before.iter().zip(&after) {
         let learnt = name.contains("embed_tokens") || name.contains("layers.0.");
         assert_eq!(old != new, learnt, "{name}");
@@ -95,7 +95,32 @@ fn a_narrow_student_learns_through_a_map() {
     // Without a map that knows anything, nothing of the variance is explained.
     assert!((losses[0] - 1.0).abs() < 0.05, "{}", losses[0]);
     assert!(losses[149] < 0.3, "{}", losses[149]);
-    assert_eq!(trainer.into_model().config(), &narrow);
+    assert_eq!(trainer.into_model().unwrap().config(), &narrow);
+}
+
+#[test]
+fn what_is_frozen_does_not_learn() {
+    let (teacher, whole) = teacher();
+    let texts = TEXTS.map(|text| AlignedText::new(text, &whole, &whole, 60).unwrap());
+    let mut options = options();
+    options.frozen_blocks = 1;
+    let before = weights(&teacher);
+    let student = teacher.clone();
+    let mut trainer = HiddenTrainer::new((student, 2), (teacher, 3), options).unwrap();
+    trainer.train(&texts, &mut |_: &StepReport| ControlFlow::Continue(())).unwrap();
+    for ((name, old), (_, new)) in before.iter().zip(&weights(&trainer.into_model().unwrap())) {
+        assert_eq!(old != new, name.contains("layers.1."), "{name}");
+    }
+}
+
+#[test]
+fn texts_without_a_word_are_nothing_to_learn() {
+    let (teacher, _) = teacher();
+    let mut trainer = HiddenTrainer::new((teacher.clone(), 1), (teacher, 1), options()).unwrap();
+    let quiet = &mut |_: &StepReport| ControlFlow::Continue(());
+    let error =
+        trainer.train(&[AlignedText::default(), AlignedText::default()], quiet).unwrap_err();
+    assert!(matches!(error, HiddenError::Nothing { texts: 2 }), "{error}");
 }
 
 #[test]

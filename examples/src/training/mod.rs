@@ -14,13 +14,14 @@ use std::process::ExitCode;
 
 use clap::Args;
 use guard_infer::DeviceName;
-use guard_infer::guard_core::{Llama, LoadOptions, LoraOptions, ModelFiles, Tokenizer};
+use guard_infer::guard_core::{Llama, LoraOptions, Tokenizer};
 use guard_train::{
     Best, CheckpointOptions, Encoder, EncodingReport, LlamaTrainer, MemoryEstimate, Objective,
     StepLog, TrainEnd, TrainError, Trainer, TrainingCurves, TrainingExample,
 };
 
 use crate::lines::{self, Outcome};
+use crate::model;
 use export::Export;
 use watch::RunWatch;
 
@@ -111,14 +112,12 @@ impl TrainArguments {
     ///
     /// When there is no such device or model.
     pub fn open(&self, config: &RunConfig) -> Outcome<(Llama, Tokenizer)> {
-        let files = ModelFiles::open(&self.model)?;
-        let options = LoadOptions::default().with_finite_check();
-        let (model, _) = files.load(options, &self.device.open()?)?;
+        let (model, tokenizer, _) = model::load(&self.model, &self.device.open()?)?;
         let model = match &config.lora {
             Some(lora) => model.with_new_adapters(lora, config.train.seed)?,
             None => model,
         };
-        Ok((model, files.tokenizer()?))
+        Ok((model, tokenizer))
     }
 
     fn log_path(&self) -> PathBuf {

@@ -66,7 +66,7 @@ impl Llama {
 
     /// The model with all weights of one block's queries zero. Its heads then look at every position
     /// alike, and what it adds is a mean over the text: a good start for a block that is to learn
-    /// what a text is about. Training finds queries again.
+    /// what a text is about. Training finds queries again. An adapter of the queries is dropped.
     ///
     /// # Errors
     ///

@@ -1,5 +1,7 @@
 //! What texts are about, by the words in them.
 
+use std::collections::HashSet;
+
 /// What a text is about.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Topic {
@@ -17,10 +19,11 @@ impl Topic {
     /// first of several. Words are compared whole, in lower case.
     pub(super) fn of(text: &str) -> Option<Self> {
         let text = text.to_lowercase();
-        if let Some(topic) = TOPICS.into_iter().find(|topic| count(topic.grave, &text) > 0) {
+        let words = words(&text);
+        if let Some(topic) = TOPICS.into_iter().find(|topic| count(topic.grave, &words) > 0) {
             return Some(topic);
         }
-        let counted = TOPICS.into_iter().map(|topic| (count(topic.related, &text), topic));
+        let counted = TOPICS.into_iter().map(|topic| (count(topic.related, &words), topic));
         let most = counted.rev().max_by_key(|(count, _)| *count);
         most.filter(|(count, _)| *count > 0).map(|(_, topic)| topic)
     }
@@ -28,7 +31,8 @@ impl Topic {
     /// Whether a text is harmful for its words alone.
     pub(super) fn is_grave(text: &str) -> bool {
         let text = text.to_lowercase();
-        TOPICS.iter().any(|topic| count(topic.grave, &text) > 0)
+        let words = words(&text);
+        TOPICS.iter().any(|topic| count(topic.grave, &words) > 0)
     }
 
     /// What could come of an answer; `None` for everyday matters.
@@ -37,11 +41,13 @@ impl Topic {
     }
 }
 
-/// How many words of a list are in a text.
-fn count(list: &str, text: &str) -> usize {
-    let is_in =
-        |word: &&str| text.split(|c: char| !c.is_alphanumeric() && c != '-').any(|w| w == *word);
-    list.split_whitespace().filter(is_in).count()
+fn words(text: &str) -> HashSet<&str> {
+    text.split(|c: char| !c.is_alphanumeric() && c != '-').collect()
+}
+
+/// How many words of a list are among these.
+fn count(list: &str, words: &HashSet<&str>) -> usize {
+    list.split_whitespace().filter(|word| words.contains(word)).count()
 }
 
 const TOPICS: [Topic; 20] = [
@@ -193,3 +199,33 @@ const TOPICS: [Topic; 20] = [
                   chess relationship",
     },
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn grave_words_come_first_and_then_the_topic_with_most_words() {
+        let name = |text: &str| Topic::of(text).map(|topic| topic.name);
+        assert_eq!(
+            name("A story about a dragon, a hero and one Bomb"),
+            Some("weapons and explosives")
+        );
+        assert_eq!(name("a story with a hero, and a gun"), Some("stories and games"));
+        assert_eq!(name("a gun in a story"), Some("weapons and explosives"));
+        assert_eq!(name("bombastic"), None);
+        assert_eq!(name(""), None);
+        assert!(Topic::is_grave("BOMB!") && !Topic::is_grave("a gun") && !Topic::is_grave(""));
+    }
+
+    #[test]
+    fn everyday_topics_have_no_consequence_and_no_grave_word() {
+        for topic in TOPICS {
+            let everyday = topic.consequence().is_none();
+            assert!(!everyday || topic.grave.is_empty(), "{}", topic.name);
+            assert!(!topic.related.trim().is_empty(), "{}", topic.name);
+        }
+        let harmful = TOPICS.into_iter().filter(|topic| topic.consequence().is_some()).count();
+        assert!(harmful > 0 && harmful < TOPICS.len());
+    }
+}

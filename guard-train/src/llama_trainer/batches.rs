@@ -18,20 +18,29 @@ pub(crate) fn batches<'a, E>(
     examples: &[&'a TrainingExample<E>],
     options: &TrainOptions,
 ) -> Vec<Vec<&'a TrainingExample<E>>> {
-    let mut sorted = examples.to_vec();
-    sorted.sort_by_key(|example| std::cmp::Reverse(example.tokens()));
+    batches_by(|example| example.tokens(), examples, options)
+}
+
+/// The same for whatever has a number of tokens.
+pub(crate) fn batches_by<'a, T>(
+    tokens_of: impl Fn(&T) -> usize,
+    items: &[&'a T],
+    options: &TrainOptions,
+) -> Vec<Vec<&'a T>> {
+    let mut sorted = items.to_vec();
+    sorted.sort_by_key(|item| std::cmp::Reverse(tokens_of(item)));
     let most = options.examples_per_batch.unwrap_or(usize::MAX);
-    let mut batches: Vec<Vec<&TrainingExample<E>>> = Vec::new();
+    let mut batches: Vec<Vec<&T>> = Vec::new();
     let mut tokens = 0;
-    for example in sorted {
-        let size = example.tokens();
+    for item in sorted {
+        let size = tokens_of(item);
         match batches.last_mut() {
             Some(batch) if batch.len() < most && tokens + size <= options.tokens_per_batch => {
-                batch.push(example);
+                batch.push(item);
                 tokens += size;
             }
             _ => {
-                batches.push(vec![example]);
+                batches.push(vec![item]);
                 tokens = size;
             }
         }

@@ -7,7 +7,7 @@ mod error;
 
 pub use error::TrainError;
 
-pub(crate) use batches::batches;
+pub(crate) use batches::{batches, batches_by};
 
 use std::fmt::Debug;
 use std::time::Instant;
@@ -80,9 +80,7 @@ impl<O: Objective> LlamaTrainer<O> {
     ///
     /// [`OptionsError`] names the first option that is out of range, or a weight of another type.
     pub fn new(model: Llama, objective: O, options: TrainOptions) -> Result<Self, OptionsError> {
-        options.validate()?;
-        check_weights(&model)?;
-        let model = freeze(model, options.frozen_blocks)?;
+        let model = prepared(model, &options)?;
         Ok(Self {
             objective,
             options,
@@ -208,8 +206,7 @@ where
         match self.gradients(&chosen, window, &mut report)? {
             Some((mut gradients, norm)) if report.loss.is_finite() && norm.is_finite() => {
                 report.gradient_norm = Some(norm);
-                let most = self.options.max_gradient_norm.unwrap_or(f64::INFINITY);
-                let scale = (most / (norm + 1e-6)).min(1.0);
+                let scale = self.options.clipping(norm);
                 let model = self.model.take().ok_or(TrainError::Lost)?;
                 let stepped = self.optimizer.step(model, &gradients, (rate, scale), &self.options);
                 self.model = Some(stepped);
@@ -312,6 +309,13 @@ where
         }
         Ok(loss)
     }
+}
+
+/// A model that steps can be made of, with the blocks frozen that the options name.
+pub(crate) fn prepared(model: Llama, options: &TrainOptions) -> Result<Llama, OptionsError> {
+    options.validate()?;
+    check_weights(&model)?;
+    freeze(model, options.frozen_blocks)
 }
 
 fn freeze(model: Llama, blocks: usize) -> Result<Llama, OptionsError> {

@@ -31,7 +31,7 @@ pub struct RecordOptions {
     pub precision: Precision,
     /// What is computed twice.
     pub recompute: Recompute,
-    /// How many blocks are gone through before the last norm; with none, or more than there are,
+    /// How many blocks are gone through before the last norm. `None`, and more than there are, mean
     /// all.
     pub blocks: Option<usize>,
 }
