@@ -1,6 +1,7 @@
 //! The flags of every example that runs a model.
 
 use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
 
 use clap::Args;
 use guard_infer::guard_core::burn::tensor::Device;
@@ -61,10 +62,15 @@ pub fn save(model: &Llama, tokenizer: &Tokenizer, of: &ModelFiles, folder: &Path
     Ok(())
 }
 
-/// A name of a model that stays the same wherever it is called from.
+/// A name of a model that stays the same wherever it is called from, and is another one once the model
+/// was written anew: what the old one said is not taken for what this one says.
 #[must_use]
 pub fn identity(model: &Path) -> String {
-    model.canonicalize().unwrap_or_else(|_| model.to_owned()).display().to_string()
+    let path = model.canonicalize().unwrap_or_else(|_| model.to_owned());
+    let written = path.join("config.json").metadata().or_else(|_| path.metadata());
+    let written = written.and_then(|file| file.modified()).ok();
+    let since = written.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    format!("{} of {}", path.display(), since.map_or(0, |since| since.as_millis()))
 }
 
 /// How a guard is asked.
@@ -123,5 +129,26 @@ impl DeviceArguments {
     #[must_use]
     pub fn rows(&self) -> usize {
         self.rows.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, create_dir, write};
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_model_that_was_written_anew_is_another_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let (inner, config) = (folder.path().join("inner"), folder.path().join("config.json"));
+        create_dir(&inner).unwrap();
+        write(&config, "{}").unwrap();
+        let before = identity(folder.path());
+        assert_eq!(before, identity(&inner.join("..")));
+        let later = UNIX_EPOCH + Duration::from_secs(86_400);
+        File::options().write(true).open(&config).unwrap().set_modified(later).unwrap();
+        assert_ne!(before, identity(folder.path()));
     }
 }

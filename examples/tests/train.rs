@@ -101,6 +101,8 @@ fn the_model_names_the_token_that_it_learnt_to_end_with() {
     let folder = folder();
     let path = folder.path();
     let start = base_model(path);
+    let asked = json!({"style": "compact", "knows_modes": true, "scores": {}});
+    std::fs::write(start.join("guard.json"), asked.to_string()).unwrap();
     let mut command = train("train_rsft", path, "traces.jsonl", "run", &["--max-steps", "1"]);
     let mut arguments: Vec<_> = command.get_args().map(ToOwned::to_owned).collect();
     arguments[1] = start.clone().into_os_string();
@@ -110,6 +112,9 @@ fn the_model_names_the_token_that_it_learnt_to_end_with() {
     assert_eq!(read_json(&path.join("run/model/config.json"))["eos_token_id"], both);
     let generation = read_json(&path.join("run/model/generation_config.json"));
     assert_eq!((&generation["eos_token_id"], &generation["temperature"]), (&both, &0.6.into()));
+    // It is asked as the model that it began as; that one's calibration is not its own.
+    let asked = json!({"style": "compact", "knows_modes": true});
+    assert_eq!(read_json(&path.join("run/model/guard.json")), asked);
     // And a generator knows ChatML's by its name.
     let open = |path: &Path| LlamaGenerator::open(path, LoadOptions::default(), &Device::flex());
     assert!(open(&start).unwrap().end_tokens().contains(&383));

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use guard_infer::guard_core::{Llama, SaveOptions, Tokenizer};
+use guard_infer::{GuardSettings, Llama, ModelFiles, SaveOptions, Tokenizer, read_settings};
 use guard_train::{Best, with_checkpoint};
 use serde_json::{Map, Value};
 
@@ -22,6 +22,8 @@ pub(super) struct Export<'a> {
     config: &'a RunConfig,
     tokenizer: &'a Tokenizer,
     options: SaveOptions,
+    /// A guard is asked as the model at the start; the calibration of that one is not its own.
+    settings: GuardSettings,
 }
 
 impl<'a> Export<'a> {
@@ -34,7 +36,9 @@ impl<'a> Export<'a> {
         let mut options = SaveOptions::default();
         // What the model learns to end with is often no end token of the model that it began as.
         options.end_token = tokenizer.control_id(template.end());
-        Ok(Self { arguments, config, tokenizer, options })
+        let mut settings = read_settings(&ModelFiles::open(&arguments.model)?)?;
+        settings.scores = None;
+        Ok(Self { arguments, config, tokenizer, options, settings })
     }
 
     /// The model at the end of the run, and its adapters where it has some. Gives its folder.
@@ -56,12 +60,22 @@ impl<'a> Export<'a> {
         let folder = self.arguments.output.join(name);
         model.save_folder(&folder, Some(self.tokenizer), self.options)?;
         self.write_generation_config(&folder)?;
+        self.write_settings(&folder)?;
         for name in BESIDE {
             if let Err(error) = copy(&self.arguments.model.join(name), &folder.join(name)) {
                 lines::warn(&error);
             }
         }
         Ok(folder)
+    }
+
+    fn write_settings(&self, folder: &Path) -> Outcome<()> {
+        if self.settings == GuardSettings::default() {
+            return Ok(());
+        }
+        let path = folder.join(GuardSettings::FILE);
+        let written = fs::write(&path, serde_json::to_string_pretty(&self.settings)? + "\n");
+        written.map_err(|error| format!("cannot write {}: {error}", path.display()).into())
     }
 
     /// That of the model at the start, with the end tokens of the new `config.json`:

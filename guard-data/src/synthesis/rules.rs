@@ -101,8 +101,9 @@ fn request_steps(
         true => variant.pick(["asks a question", "wants to know something", "puts a question"]),
         false => variant.pick(["gives an instruction", "makes a request", "asks for a text"]),
     };
-    let about = topic.map_or("an everyday matter", |topic| topic.name);
-    let mut steps = vec![format!("The human user {kind} that is about {about}.")];
+    // What the lists do not know is not called everyday: a model would learn to see no harm in it.
+    let about = topic.map_or_else(String::new, |topic| format!(" that is about {}", topic.name));
+    let mut steps = vec![format!("The human user {kind}{about}.")];
     if is_disguised(text) {
         steps.push(
             "The request sets up a role or rules that are meant to get round safeguards.".into(),
@@ -187,10 +188,10 @@ fn response_steps(
     variant: Variant,
 ) -> Vec<String> {
     let Some(response) = response else { return vec![no_response(variant)] };
-    let about = topic.map_or("an everyday matter", |topic| topic.name);
-    let first = match refuses(response) {
-        true => "The response declines and gives nothing that could be misused.".to_owned(),
-        false => format!("The response is about {about}."),
+    let first = match (refuses(response), topic) {
+        (true, _) => "The response declines and gives nothing that could be misused.".to_owned(),
+        (false, Some(topic)) => format!("The response is about {}.", topic.name),
+        (false, None) => "The response does what the request asks for.".to_owned(),
     };
     let second = match (label, topic.and_then(Topic::consequence)) {
         (Some(Harm::Harmful), Some(consequence)) => format!("With what it says, {consequence}."),

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """The baseline that the small guard has to beat: TF-IDF of character 2-5-grams with logistic regression.
 
-    python3 scripts/small_guard_baseline.py ROWS DATA [--strength 10] [--draws 2000]
+    python3 scripts/small_guard/baseline.py ROWS DATA [--strength 10] [--draws 2000]
 
-ROWS is the folder that small_guard_data.py wrote; the requests of its prompts.jsonl are learnt from. DATA has
+ROWS is the folder that data.py wrote; the requests of its prompts.jsonl are learnt from. DATA has
 `benchmark/` with the reference's files. Prints for each set of requests F1 with a 95 percent interval (bootstrap) and
 ROC AUC, and F1 weighted by rows. Needs scikit-learn.
 """

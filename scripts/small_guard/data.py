@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Write the rows that the small guard of guard-infer is trained on, from research data that is not part of the project.
 
-    python3 scripts/small_guard_data.py DATA OUTPUT [--hold-out 0.1] [--seed 0]
+    python3 scripts/small_guard/data.py DATA OUTPUT [--hold-out 0.1] [--seed 0]
 
 DATA has `train/prompts.jsonl` (prompt, label, source: labelled requests of GuardReasonerTrain), `benchmark/` (the
 reference's files of HarmBench and XSTest responses) and `predictions/8B/` (the published outputs for these).

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Write the texts that the small guard learns to read on, by hidden states of a larger model: no labels are needed.
 
-    python3 scripts/small_guard_texts.py ROWS WORDNET OUTPUT [--glosses 60000] [--seed 0]
+    python3 scripts/small_guard/texts.py ROWS WORDNET OUTPUT [--glosses 60000] [--seed 0]
 
-ROWS is the folder that small_guard_data.py wrote: its requests, and its responses in pieces. WORDNET is the folder with
+ROWS is the folder that data.py wrote: its requests, and its responses in pieces. WORDNET is the folder with
 `data.noun` and so on of WordNet 3.0 (Princeton, under a licence of its own that allows any use), whose glosses have
 nearly every English word in a sentence that says what it means. OUTPUT gets one JSON string a line.
 """
