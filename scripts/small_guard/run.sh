@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Makes the small guard of guard-infer again, from configs and seeds that lie beside this script: one command a stage.
 #
-#   scripts/small_guard/run.sh STAGE      data, narrow, distil, answers, traces, r_sft, mine, hs_dpo, pack; or all
+#   scripts/small_guard/run.sh STAGE      data, narrow, distil, answers, traces, r_sft, whole, mine, hs_dpo, pack; or all
 #
 # What it needs is named by the environment:
 #   DATA      research data that is not part of the project: train/, benchmark/ and predictions/ (data.py says which files)
@@ -9,7 +9,7 @@
 #   SMOLLM2   SmolLM2-135M-Instruct: a transformers folder or .gguf file
 #   OUT       where everything goes; default target/small-guard
 set -euo pipefail
-stages="data narrow distil answers traces r_sft mine hs_dpo pack"
+stages="data narrow distil answers traces r_sft whole mine hs_dpo pack"
 [[ " $stages all " == *" ${1:-none} "* ]] || { echo "usage: $0 STAGE, one of: $stages; or all" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 cd "$here/../.."
@@ -55,16 +55,21 @@ r_sft() {
 }
 
 
+whole() {
+    example train_rsft -- --model "$out/r_sft/model" --data "$out/data/traces.jsonl" \
+        --config "$here/whole.toml" --output "$out/whole"
+}
+
 # Pairs of a right and a wrong attempt. Answers alone leave nothing to prefer.
 mine() {
     example synthesize -- --input "$out/data/prompts.jsonl" --teacher-url rules --style compact \
         --mode full --output "$out/data/reasoned.jsonl"
-    example mine_hard_samples -- --model "$out/r_sft/model" --data "$out/data/reasoned.jsonl" --limit 400 \
+    example mine_hard_samples -- --model "$out/whole/model" --data "$out/data/reasoned.jsonl" --limit 400 \
         --rows 64 --max-tokens 200 --unparsed-is-wrong --output "$out/pairs.jsonl"
 }
 
 hs_dpo() {
-    example train_hsdpo -- --model "$out/r_sft/model" --data "$out/pairs.jsonl" \
+    example train_hsdpo -- --model "$out/whole/model" --data "$out/pairs.jsonl" \
         --config "$here/hs_dpo.toml" --output "$out/hs_dpo"
 }
 
