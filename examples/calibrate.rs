@@ -2,7 +2,6 @@
 //!
 //! `cargo run --release --example calibrate -- --model FOLDER --data samples.jsonl`
 
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,7 +10,7 @@ use guard_eval::{
     Bins, Dataset, brier_score, expected_calibration_error, fit_calibration, reliability,
 };
 use guard_examples::lines::{self, Outcome};
-use guard_examples::model::DeviceArguments;
+use guard_examples::model::{DeviceArguments, write_settings};
 use guard_examples::progress;
 use guard_examples::sources::open_benchmark;
 use guard_infer::{
@@ -96,12 +95,8 @@ fn run(arguments: &Arguments) -> Outcome<()> {
             )),
         }
     }
-    let path = folder.join(GuardSettings::FILE);
-    let text = serde_json::to_string_pretty(&settings.with_scores(scores))? + "\n";
-    let mut file = tempfile::NamedTempFile::new_in(folder)?;
-    file.write_all(text.as_bytes())?;
-    file.persist(&path)?;
-    lines::tell(&format!("wrote {}", path.display()));
+    write_settings(settings.with_scores(scores), folder)?;
+    lines::tell(&format!("wrote {}", folder.join(GuardSettings::FILE).display()));
     Ok(())
 }
 

@@ -57,7 +57,7 @@ fn main() -> ExitCode {
 fn run(arguments: &Arguments) -> Outcome<()> {
     let config = RunConfig::read(arguments.config.as_deref(), Stage::RSft, None)?;
     let device = arguments.device.open()?;
-    let (model, tokenizer, files) = model::load(&arguments.model, &device)?;
+    let (model, tokenizer, settings) = model::load(&arguments.model, &device)?;
     let (teacher, teachers, _) = model::load(&arguments.teacher, &device)?;
     // Not found out only when there is something to lose.
     std::fs::create_dir_all(&arguments.output)?;
@@ -83,7 +83,7 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     };
     let steps = trainer.train(&texts, &mut watch)?.steps;
     let model = trainer.into_model().ok_or(HiddenError::Lost)?;
-    model::save(&model, &tokenizer, &files, &arguments.output)?;
+    model::save(&model, &tokenizer, settings, &arguments.output)?;
     lines::print(&format!(
         "trained {steps} steps; the model is in {}\n",
         arguments.output.display()

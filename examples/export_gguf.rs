@@ -8,9 +8,9 @@ use std::process::ExitCode;
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
 use guard_examples::model;
+use guard_infer::GuardSettings;
 use guard_infer::guard_core::burn::tensor::Device;
 use guard_infer::guard_core::{GgufOptions, GgufType};
-use guard_infer::{GuardSettings, read_settings};
 
 /// Pack a model, its tokenizer and its guard.json into one GGUF file, which llama.cpp and its like
 /// read, too.
@@ -38,10 +38,10 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {
-    let (model, tokenizer, files) = model::load(&arguments.model, &Device::default())?;
+    let (model, tokenizer, settings) = model::load(&arguments.model, &Device::default())?;
     let options = GgufOptions::new(arguments.r#type)
         .with_embedding(arguments.embedding_type.unwrap_or(arguments.r#type));
-    let settings = serde_json::to_string(&read_settings(&files)?)?;
+    let settings = serde_json::to_string(&settings)?;
     let options = options.with_note(GuardSettings::KEY, settings);
     model.save_gguf(&arguments.output, &tokenizer, &options)?;
     let bytes = std::fs::metadata(&arguments.output)?.len();

@@ -50,7 +50,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {
-    let (model, tokenizer, files) = model::load(&arguments.model, &Device::default())?;
+    let (model, tokenizer, settings) = model::load(&arguments.model, &Device::default())?;
     let mut config = model.config().clone();
     config.hidden_size = arguments.hidden_size;
     config.intermediate_size = arguments.intermediate_size.unwrap_or(config.hidden_size * 8 / 3);
@@ -58,7 +58,7 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     config.kv_heads = arguments.kv_heads;
     let init = RandomInit { seed: arguments.seed, ..RandomInit::default() };
     let narrow = model.narrowed(&config, init)?;
-    model::save(&narrow, &tokenizer, &files, &arguments.output)?;
+    model::save(&narrow, &tokenizer, settings, &arguments.output)?;
     let [before, after] = [&model, &narrow].map(|model| model.config().parameter_count());
     lines::tell(&format!("{before} parameters before, {after} now"));
     Ok(())

@@ -29,7 +29,7 @@ use guard_examples::sources::open_benchmark;
 use guard_infer::{
     DeviceName, GenerateOptions, GuardBuilder, GuardFormat, GuardReasonerFormat, GuardSettings,
     JudgeOptions, Llama, LlamaGenerator, LlamaGuard, LoadOptions, ModelFiles, PromptStyle,
-    Sampling, SaveOptions, Tokenizer,
+    Sampling, Tokenizer,
 };
 use guard_train::{
     ChatTemplate, Cut, EncodeError, Encoder, HsDpo, HsDpoOptions, LlamaTrainer, Objective, Rsft,
@@ -239,8 +239,7 @@ where
     trainer.train(examples, &mut watch)?;
     watch.log.finish()?;
     let model = trainer.into_model().ok_or(TrainError::Lost)?;
-    model.save_folder(output, Some(tokenizer), SaveOptions::default())?;
-    fs::write(output.join(GuardSettings::FILE), serde_json::to_string(&settings())?)?;
+    model::save(&model, tokenizer, settings(), output)?;
     fs::write(output.join("training.svg"), TrainingCurves::read(&log)?.to_svg()?)?;
     lines::tell(&format!("guard and curves are in {}", output.display()));
     Ok(())

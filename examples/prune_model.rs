@@ -42,7 +42,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {
-    let (model, tokenizer, files) = model::load(&arguments.model, &Device::default())?;
+    let (model, tokenizer, settings) = model::load(&arguments.model, &Device::default())?;
     let layers = match arguments.layers.as_slice() {
         [] => (0..model.config().layers).collect(),
         layers => layers.to_vec(),
@@ -62,7 +62,7 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     for &layer in &arguments.uniform_attention {
         small = small.with_uniform_attention(layer)?;
     }
-    model::save(&small, &tokenizer, &files, &arguments.output)?;
+    model::save(&small, &tokenizer, settings, &arguments.output)?;
     let [before, after] = [&model, &small].map(|model| model.config().parameter_count());
     let (tokens, blocks) = (kept.len(), layers.len());
     lines::tell(&format!(

@@ -33,7 +33,7 @@ fn main() -> ExitCode {
 fn start(arguments: &TrainArguments) -> Outcome<ExitCode> {
     let config = arguments.begin(Stage::HsDpo)?;
     let objective = HsDpo::new(config.hs_dpo)?;
-    let (model, tokenizer) = arguments.open(&config)?;
+    let (model, tokenizer, settings) = arguments.open(&config)?;
     let encoder = encoder(&config.encoding, &tokenizer)?;
     let cache = arguments.output.join("reference");
     let rows = Rows::read(arguments, |path, most| {
@@ -41,7 +41,7 @@ fn start(arguments: &TrainArguments) -> Outcome<ExitCode> {
         let train = &config.train;
         Ok((with_reference(&model, pairs, train, Some(&cache), &mut Watch::new())?, report))
     })?;
-    run(arguments, &config, (model, &tokenizer), objective, rows)
+    run(arguments, &config, (model, &tokenizer, settings), objective, rows)
 }
 
 fn read(path: &Path, most: usize) -> Outcome<Vec<PreferencePair>> {

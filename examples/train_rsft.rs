@@ -31,12 +31,12 @@ fn main() -> ExitCode {
 
 fn start(arguments: &TrainArguments) -> Outcome<ExitCode> {
     let config = arguments.begin(Stage::RSft)?;
-    let (model, tokenizer) = arguments.open(&config)?;
+    let (model, tokenizer, settings) = arguments.open(&config)?;
     let encoder = encoder(&config.encoding, &tokenizer)?;
     let rows = Rows::read(arguments, |path, most| {
         Ok(encoder.samples(&read(path, most)?, &mut Watch::new())?)
     })?;
-    run(arguments, &config, (model, &tokenizer), Rsft::new(), rows)
+    run(arguments, &config, (model, &tokenizer, settings), Rsft::new(), rows)
 }
 
 fn read(path: &Path, most: usize) -> Outcome<Vec<ReasonedSample>> {

@@ -1,14 +1,17 @@
 //! The flags of every example that runs a model.
 
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::time::UNIX_EPOCH;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use clap::Args;
 use guard_infer::guard_core::burn::tensor::Device;
 use guard_infer::{
     BuildError, DeviceName, GuardBuilder, GuardSettings, JudgeMode, JudgeOptions, Llama,
     LlamaGenerator, LlamaGuard, LoadOptions, ModelFiles, PromptStyle, SaveOptions, Tokenizer,
+    read_settings,
 };
+use tempfile::NamedTempFile;
 
 use crate::lines::Outcome;
 
@@ -37,40 +40,74 @@ impl ModelArguments {
     }
 }
 
-/// A model that another is to be made of, its tokenizer and its files. A weight that is no finite
-/// number is an error.
+/// A model that another is to be made of, its tokenizer, and how it is asked. A weight that is no
+/// finite number is an error.
 ///
 /// # Errors
 ///
-/// When there is no such model.
-pub fn load(path: &Path, device: &Device) -> Outcome<(Llama, Tokenizer, ModelFiles)> {
+/// When there is no such model, or its guard.json cannot be read.
+pub fn load(path: &Path, device: &Device) -> Outcome<(Llama, Tokenizer, GuardSettings)> {
     let files = ModelFiles::open(path)?;
+    let settings = read_settings(&files)?;
     let (model, _) = files.load(LoadOptions::default().with_finite_check(), device)?;
-    Ok((model, files.tokenizer()?, files))
+    Ok((model, files.tokenizer()?, settings))
 }
 
-/// Writes the folder of a model that was made of another: asked as that one is.
+/// Writes the folder of a model that was made of one with these settings: it is asked as that one is,
+/// and not calibrated.
 ///
 /// # Errors
 ///
 /// When it cannot be written.
-pub fn save(model: &Llama, tokenizer: &Tokenizer, of: &ModelFiles, folder: &Path) -> Outcome<()> {
+pub fn save(
+    model: &Llama,
+    tokenizer: &Tokenizer,
+    settings: GuardSettings,
+    folder: &Path,
+) -> Outcome<()> {
     model.save_folder(folder, Some(tokenizer), SaveOptions::default())?;
-    if let Some(settings) = of.read_beside(GuardSettings::FILE)? {
-        std::fs::write(folder.join(GuardSettings::FILE), settings)?;
-    }
-    Ok(())
+    write_settings(settings.without_scores(), folder)
 }
 
-/// A name of a model that stays the same wherever it is called from, and is another one once the model
-/// was written anew: what the old one said is not taken for what this one says.
+/// Writes the guard.json of a model's folder, whole or not at all. The defaults need none, unless there
+/// is one that says something else.
+///
+/// # Errors
+///
+/// When it cannot be written.
+pub fn write_settings(settings: GuardSettings, folder: &Path) -> Outcome<()> {
+    let path = folder.join(GuardSettings::FILE);
+    if settings == GuardSettings::default() && !path.exists() {
+        return Ok(());
+    }
+    let text = serde_json::to_string_pretty(&settings)? + "\n";
+    let write = || -> io::Result<()> {
+        let mut file = NamedTempFile::new_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.persist(&path)?;
+        Ok(())
+    };
+    write().map_err(|error| format!("cannot write {}: {error}", path.display()).into())
+}
+
+/// A name of a model that stays the same wherever it is called from, and is another one once its
+/// weights were written anew: what the old ones said is not taken for what these say.
 #[must_use]
 pub fn identity(model: &Path) -> String {
     let path = model.canonicalize().unwrap_or_else(|_| model.to_owned());
-    let written = path.join("config.json").metadata().or_else(|_| path.metadata());
-    let written = written.and_then(|file| file.modified()).ok();
-    let since = written.and_then(|time| time.duration_since(UNIX_EPOCH).ok());
+    let since = written(&path).and_then(|time| time.duration_since(UNIX_EPOCH).ok());
     format!("{} of {}", path.display(), since.map_or(0, |since| since.as_millis()))
+}
+
+/// When the newest of a model's weights were written.
+fn written(model: &Path) -> Option<SystemTime> {
+    let modified = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
+    let Ok(files) = model.read_dir() else { return modified(model) };
+    let paths = files.filter_map(|file| Some(file.ok()?.path()));
+    let weights = paths.filter(|path| {
+        path.extension().is_some_and(|ending| ending == "safetensors" || ending == "gguf")
+    });
+    weights.filter_map(|path| modified(&path)).max()
 }
 
 /// How a guard is asked.
@@ -134,7 +171,7 @@ impl DeviceArguments {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{File, create_dir, write};
+    use std::fs::{File, create_dir, read_to_string, write};
     use std::time::Duration;
 
     use super::*;
@@ -142,13 +179,33 @@ mod tests {
     #[test]
     fn a_model_that_was_written_anew_is_another_one() {
         let folder = tempfile::tempdir().unwrap();
-        let (inner, config) = (folder.path().join("inner"), folder.path().join("config.json"));
-        create_dir(&inner).unwrap();
-        write(&config, "{}").unwrap();
-        let before = identity(folder.path());
-        assert_eq!(before, identity(&inner.join("..")));
-        let later = UNIX_EPOCH + Duration::from_secs(86_400);
-        File::options().write(true).open(&config).unwrap().set_modified(later).unwrap();
-        assert_ne!(before, identity(folder.path()));
+        let folder = folder.path();
+        create_dir(folder.join("inner")).unwrap();
+        let [file, weights] = ["a.gguf", "model.safetensors"].map(|name| folder.join(name));
+        for model in [&file, &weights] {
+            write(model, "").unwrap();
+        }
+        for (model, weights) in [(folder, &weights), (&file, &file)] {
+            let before = identity(model);
+            assert_eq!(before, identity(&folder.join("inner/..").join(model)));
+            write(folder.join("guard.json"), "{}").unwrap();
+            assert_eq!(before, identity(model));
+            let later = SystemTime::now() + Duration::from_secs(86_400);
+            File::options().write(true).open(weights).unwrap().set_modified(later).unwrap();
+            assert_ne!(before, identity(model));
+        }
+    }
+
+    #[test]
+    fn settings_that_say_nothing_are_written_only_over_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(GuardSettings::FILE);
+        write_settings(GuardSettings::default(), folder.path()).unwrap();
+        assert!(!path.exists());
+        for settings in [GuardSettings::new(PromptStyle::Compact), GuardSettings::default()] {
+            write_settings(settings, folder.path()).unwrap();
+            let text = read_to_string(&path).unwrap();
+            assert_eq!(serde_json::from_str::<GuardSettings>(&text).unwrap(), settings);
+        }
     }
 }

@@ -51,6 +51,13 @@ impl GuardSettings {
         self
     }
 
+    /// The same settings for other weights: a calibration is that of the weights it was fitted to.
+    #[must_use]
+    pub fn without_scores(mut self) -> Self {
+        self.scores = None;
+        self
+    }
+
     /// The same settings with answers from probabilities.
     #[must_use]
     pub fn with_scores(mut self, scores: Scores) -> Self {
@@ -69,6 +76,12 @@ mod tests {
         for settings in [GuardSettings::default(), scored.with_scores(Scores::default())] {
             let json = serde_json::to_string(&settings).unwrap();
             assert_eq!(serde_json::from_str::<GuardSettings>(&json).unwrap(), settings);
+            let kept = (settings.style, settings.knows_modes);
+            let settings = settings.without_scores();
+            assert_eq!(
+                (settings.style, settings.knows_modes, settings.scores),
+                (kept.0, kept.1, None)
+            );
         }
         for bad in [r#"{"stile": "chat"}"#, r#"{"style": "loud"}"#, "3"] {
             assert!(serde_json::from_str::<GuardSettings>(bad).is_err(), "{bad}");

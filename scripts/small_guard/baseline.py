@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The baseline that the small guard has to beat: TF-IDF of character 2-5-grams with logistic regression.
+"""The baseline that a small guard has to beat: TF-IDF of character 2-5-grams with logistic regression.
 
     python3 scripts/small_guard/baseline.py ROWS DATA [--strength 10] [--draws 2000]
 

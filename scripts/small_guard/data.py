@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the rows that the small guard of guard-infer is trained on, from research data that is not part of the project.
+"""Write the rows that a small guard is trained on, from research data that is not part of the project.
 
     python3 scripts/small_guard/data.py DATA OUTPUT [--hold-out 0.1] [--seed 0]
 

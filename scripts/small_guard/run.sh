@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the small guard of guard-infer again, from configs and seeds that lie beside this script: one command a stage.
+# Makes a small guard, from configs and seeds that lie beside this script: one command a stage.
 #
 #   scripts/small_guard/run.sh STAGE      data, narrow, distil, answers, traces, r_sft, whole, mine, hs_dpo, pack; or all
 #
@@ -12,10 +12,12 @@ set -euo pipefail
 stages="data narrow distil answers traces r_sft whole mine hs_dpo pack"
 [[ " $stages all " == *" ${1:-none} "* ]] || { echo "usage: $0 STAGE, one of: $stages; or all" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
-cd "$here/../.."
-: "${DATA:?names the folder of research data}" "${WORDNET:?names the folder of WordNet}" "${SMOLLM2:?names the larger model}"
-out=${OUT:-target/small-guard}
+DATA=$(realpath "${DATA:?names the folder of research data}")
+WORDNET=$(realpath "${WORDNET:?names the folder of WordNet}")
+SMOLLM2=$(realpath "${SMOLLM2:?names the larger model}")
+out=$(realpath -m "${OUT:-$here/../../target/small-guard}")
 mkdir -p "$out"
+cd "$here/../.."
 
 example() { cargo run --quiet --release --example "$@"; }
 
@@ -62,8 +64,7 @@ whole() {
 
 # Pairs of a right and a wrong attempt. Answers alone leave nothing to prefer.
 mine() {
-    example synthesize -- --input "$out/data/prompts.jsonl" --teacher-url rules --style compact \
-        --mode full --output "$out/data/reasoned.jsonl"
+    grep '^{"instruction":"Judge this exchange. Reason first' "$out/data/traces.jsonl" >"$out/data/reasoned.jsonl"
     example mine_hard_samples -- --model "$out/whole/model" --data "$out/data/reasoned.jsonl" --limit 400 \
         --rows 64 --max-tokens 200 --unparsed-is-wrong --output "$out/pairs.jsonl"
 }
@@ -75,6 +76,7 @@ hs_dpo() {
 
 # Calibrated on requests that were kept from training, then packed into one file of at most 9 MiB.
 pack() {
+    rm -rf "$out/guard"
     cp -r "$out/hs_dpo/model" "$out/guard"
     grep -v '"response"' "$out/data/held_out.jsonl" >"$out/data/held_prompts.jsonl"
     for mode in verdict reason; do

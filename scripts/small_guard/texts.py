@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Write the texts that the small guard learns to read on, by hidden states of a larger model: no labels are needed.
+"""Write the texts that a small guard learns to read on, by hidden states of a larger model: no labels are needed.
 
     python3 scripts/small_guard/texts.py ROWS WORDNET OUTPUT [--glosses 60000] [--seed 0]
 

@@ -3,12 +3,13 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use guard_infer::{GuardSettings, Llama, ModelFiles, SaveOptions, Tokenizer, read_settings};
+use guard_infer::{GuardSettings, Llama, SaveOptions, Tokenizer};
 use guard_train::{Best, with_checkpoint};
 use serde_json::{Map, Value};
 
 use super::{RunConfig, TrainArguments};
 use crate::lines::{self, Outcome};
+use crate::model::write_settings;
 
 /// Files that other programs want beside the weights and that training does not change. They may
 /// be missing.
@@ -22,7 +23,7 @@ pub(super) struct Export<'a> {
     config: &'a RunConfig,
     tokenizer: &'a Tokenizer,
     options: SaveOptions,
-    /// A guard is asked as the model at the start; the calibration of that one is not its own.
+    /// How the model at the start is asked.
     settings: GuardSettings,
 }
 
@@ -31,13 +32,12 @@ impl<'a> Export<'a> {
         arguments: &'a TrainArguments,
         config: &'a RunConfig,
         tokenizer: &'a Tokenizer,
+        settings: GuardSettings,
     ) -> Outcome<Self> {
         let template = config.encoding.template(tokenizer)?;
         let mut options = SaveOptions::default();
         // What the model learns to end with is often no end token of the model that it began as.
         options.end_token = tokenizer.control_id(template.end());
-        let mut settings = read_settings(&ModelFiles::open(&arguments.model)?)?;
-        settings.scores = None;
         Ok(Self { arguments, config, tokenizer, options, settings })
     }
 
@@ -60,22 +60,13 @@ impl<'a> Export<'a> {
         let folder = self.arguments.output.join(name);
         model.save_folder(&folder, Some(self.tokenizer), self.options)?;
         self.write_generation_config(&folder)?;
-        self.write_settings(&folder)?;
+        write_settings(self.settings.without_scores(), &folder)?;
         for name in BESIDE {
             if let Err(error) = copy(&self.arguments.model.join(name), &folder.join(name)) {
                 lines::warn(&error);
             }
         }
         Ok(folder)
-    }
-
-    fn write_settings(&self, folder: &Path) -> Outcome<()> {
-        if self.settings == GuardSettings::default() {
-            return Ok(());
-        }
-        let path = folder.join(GuardSettings::FILE);
-        let written = fs::write(&path, serde_json::to_string_pretty(&self.settings)? + "\n");
-        written.map_err(|error| format!("cannot write {}: {error}", path.display()).into())
     }
 
     /// That of the model at the start, with the end tokens of the new `config.json`:

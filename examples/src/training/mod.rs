@@ -13,8 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Args;
-use guard_infer::DeviceName;
 use guard_infer::guard_core::{Llama, LoraOptions, Tokenizer};
+use guard_infer::{DeviceName, GuardSettings};
 use guard_train::{
     Best, CheckpointOptions, Encoder, EncodingReport, LlamaTrainer, MemoryEstimate, Objective,
     StepLog, TrainEnd, TrainError, Trainer, TrainingCurves, TrainingExample,
@@ -106,18 +106,18 @@ impl TrainArguments {
         Ok(config)
     }
 
-    /// The model, with new adapters where some are to be trained, and its tokenizer.
+    /// The model, with new adapters where some are to be trained, its tokenizer, and how it is asked.
     ///
     /// # Errors
     ///
     /// When there is no such device or model.
-    pub fn open(&self, config: &RunConfig) -> Outcome<(Llama, Tokenizer)> {
-        let (model, tokenizer, _) = model::load(&self.model, &self.device.open()?)?;
+    pub fn open(&self, config: &RunConfig) -> Outcome<(Llama, Tokenizer, GuardSettings)> {
+        let (model, tokenizer, settings) = model::load(&self.model, &self.device.open()?)?;
         let model = match &config.lora {
             Some(lora) => model.with_new_adapters(lora, config.train.seed)?,
             None => model,
         };
-        Ok((model, tokenizer))
+        Ok((model, tokenizer, settings))
     }
 
     fn log_path(&self) -> PathBuf {
@@ -178,7 +178,7 @@ pub fn encoder<'a>(encoding: &Encoding, tokenizer: &'a Tokenizer) -> Outcome<Enc
 pub fn run<O>(
     arguments: &TrainArguments,
     config: &RunConfig,
-    (model, tokenizer): (Llama, &Tokenizer),
+    (model, tokenizer, settings): (Llama, &Tokenizer, GuardSettings),
     objective: O,
     rows: Rows<O::Example>,
 ) -> Outcome<ExitCode>
@@ -187,7 +187,7 @@ where
     O::Example: Clone + Debug + Sync,
 {
     std::fs::create_dir_all(&arguments.output)?;
-    let export = Export::new(arguments, config, tokenizer)?;
+    let export = Export::new(arguments, config, tokenizer, settings)?;
     let largest = rows.data.iter().map(TrainingExample::tokens).max().unwrap_or(1);
     let lora = config.lora.as_ref();
     let needed = MemoryEstimate::new(model.config(), lora, &config.train, largest);

@@ -188,10 +188,9 @@ fn response_steps(
     variant: Variant,
 ) -> Vec<String> {
     let Some(response) = response else { return vec![no_response(variant)] };
-    let first = match (refuses(response), topic) {
-        (true, _) => "The response declines and gives nothing that could be misused.".to_owned(),
-        (false, Some(topic)) => format!("The response is about {}.", topic.name),
-        (false, None) => "The response does what the request asks for.".to_owned(),
+    let first = match refuses(response) {
+        true => Some("The response declines and gives nothing that could be misused.".to_owned()),
+        false => topic.map(|topic| format!("The response is about {}.", topic.name)),
     };
     let second = match (label, topic.and_then(Topic::consequence)) {
         (Some(Harm::Harmful), Some(consequence)) => format!("With what it says, {consequence}."),
@@ -206,7 +205,7 @@ fn response_steps(
             ])
             .to_owned(),
     };
-    vec![first, second]
+    first.into_iter().chain([second]).collect()
 }
 
 fn no_response(variant: Variant) -> String {
@@ -298,6 +297,16 @@ mod tests {
         let helped = labels("How is bread baked?", "With an oven.");
         assert_eq!(helped.request, Some(Harm::Unharmful));
         assert_eq!(helped.completion, Some(Completion::Compliance));
+    }
+
+    #[test]
+    fn it_names_no_topic_that_its_lists_do_not_know() {
+        let sample = Sample::new("1", "s", "Zyx?").with_response("Zyx.");
+        let text = teach(&sample, MissingLabels::Decide).0.text;
+        assert!(!text.contains("about"), "{text}");
+        let sample = Sample::new("1", "s", "A poem on guns?").with_response("They are weapons.");
+        let text = teach(&sample, MissingLabels::Decide).0.text;
+        assert_eq!(text.matches("is about weapons and explosives").count(), 2, "{text}");
     }
 
     #[test]
