@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
 use guard_examples::model;
+use guard_examples::model_name::ModelName;
 use guard_examples::progress::Pace;
 use guard_examples::training::{RunConfig, Stage};
 use guard_infer::DeviceName;
@@ -20,13 +21,13 @@ use guard_train::{AlignedText, HiddenError, HiddenTrainer, StepReport, Trainer};
 struct Arguments {
     /// The small model, as `prune_model` or `narrow_model` makes it of the larger one.
     #[arg(long)]
-    model: PathBuf,
+    model: ModelName,
     /// How many of its blocks learn, from the bottom; the others are left as they are.
     #[arg(long)]
     blocks: usize,
     /// The larger model.
     #[arg(long)]
-    teacher: PathBuf,
+    teacher: ModelName,
     /// Behind how many of its blocks its hidden states are taken.
     #[arg(long)]
     teacher_blocks: usize,

@@ -12,7 +12,8 @@ use guard_eval::{
     evaluate, find_predictions, read_predictions,
 };
 use guard_examples::lines::{self, Outcome, Output};
-use guard_examples::model::{DeviceArguments, JudgeArguments, identity};
+use guard_examples::model::{DeviceArguments, JudgeArguments};
+use guard_examples::model_name::ModelName;
 use guard_examples::progress;
 use guard_examples::sources::open_benchmark;
 use guard_infer::Guard;
@@ -27,9 +28,9 @@ struct Arguments {
     /// FILE.jsonl, samples of your own. The model is run over it, and predictions are scored by it.
     #[arg(long)]
     benchmark: Vec<String>,
-    /// A model to run: a folder as the hub has it, or a .gguf file.
+    /// A model to run: a folder as the hub has it, a .gguf file, or `embedded`, the small guard.
     #[arg(long, requires = "benchmark")]
-    model: Option<PathBuf>,
+    model: Option<ModelName>,
     #[command(flatten)]
     place: DeviceArguments,
     /// Where predictions of a run go; a run that was stopped goes on.
@@ -122,7 +123,7 @@ fn judge(guard: &dyn Guard, dataset: &Dataset, arguments: &Arguments) -> Outcome
     }
     let folder = arguments.output.join(&guard.info().id).join(name);
     std::fs::create_dir_all(&folder)?;
-    let model = arguments.model.as_deref().map(identity).unwrap_or_default();
+    let model = arguments.model.as_ref().map_or(Ok(String::new()), ModelName::identity)?;
     let options = RunOptions::default()
         .with_identity(model)
         .with_batch(arguments.place.rows())

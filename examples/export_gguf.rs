@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
 use guard_examples::model;
+use guard_examples::model_name::ModelName;
 use guard_infer::GuardSettings;
 use guard_infer::guard_core::burn::tensor::Device;
 use guard_infer::guard_core::{GgufOptions, GgufType};
@@ -16,9 +17,9 @@ use guard_infer::guard_core::{GgufOptions, GgufType};
 /// read, too.
 #[derive(Parser)]
 struct Arguments {
-    /// The model: a folder as the hub has it, or a .gguf file.
+    /// The model: a folder as the hub has it, a .gguf file, or `embedded`.
     #[arg(long)]
-    model: PathBuf,
+    model: ModelName,
     /// The matrices of the blocks: f32, f16, bf16, q8_0, q4_1 or q4_0.
     #[arg(long, default_value_t = GgufType::Q8_0)]
     r#type: GgufType,

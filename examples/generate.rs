@@ -1,6 +1,6 @@
 //! Continues the prompts of a file as they are, k samples each; a run that was stopped goes on.
 //!
-//! cargo run --release --example generate -- --model PATH --prompt "Once upon a time" --max-tokens 64
+//! cargo run --release --example generate -- --model FOLDER --prompt "Once upon a time" --max-tokens 64
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;

@@ -12,7 +12,7 @@ use guard_data::{
     write_pairs,
 };
 use guard_examples::lines::{self, Outcome, Output};
-use guard_examples::model::{ModelArguments, identity};
+use guard_examples::model::ModelArguments;
 use guard_examples::progress;
 use guard_infer::{GenerateOptions, GuardFormat, GuardReasonerFormat, Sampling};
 
@@ -168,7 +168,7 @@ fn generate(arguments: &Arguments, rows: &[ReasonedSample]) -> Outcome<Generatio
         folder.into()
     });
     // The whole path: two runs of training often end in folders of one name.
-    let model = identity(&arguments.model.model);
+    let model = arguments.model.model.identity()?;
     let mut files = GenerationFiles::open(folder, &stem(&arguments.data), &model, &options)?;
     if files.done() < rows.len() as u64 {
         let generator = arguments.model.open()?;

@@ -1,6 +1,6 @@
 //! Judges one exchange, or a file of them, with a guard model.
 //!
-//! cargo run --release --example moderate -- --model PATH --prompt "How do I bake bread?"
+//! cargo run --release --example moderate -- --prompt "How do I bake bread?"
 
 use std::path::PathBuf;
 use std::process::ExitCode;

@@ -9,6 +9,7 @@ use std::process::ExitCode;
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
 use guard_examples::model;
+use guard_examples::model_name::ModelName;
 use guard_infer::guard_core::RandomInit;
 use guard_infer::guard_core::burn::tensor::Device;
 
@@ -16,9 +17,9 @@ use guard_infer::guard_core::burn::tensor::Device;
 /// a wider model's.
 #[derive(Parser)]
 struct Arguments {
-    /// The wider model: a folder as the hub has it, or a .gguf file.
+    /// The wider model: a folder as the hub has it, a .gguf file, or `embedded`.
     #[arg(long)]
-    model: PathBuf,
+    model: ModelName,
     /// The size of hidden states.
     #[arg(long)]
     hidden_size: usize,

@@ -1,7 +1,7 @@
 //! The whole life of a guard in miniature, in minutes and without a network: a made-up bank teaches a
 //! small model what is harmful to a bank.
 //!
-//! `cargo run --release --example pipeline -- --model small --output pipeline`
+//! `cargo run --release --example pipeline -- --output pipeline`
 //!
 //! A teacher writes reasoning behind the bank's labels, the model is fine-tuned on it (R-SFT), the
 //! exchanges that it judges right in some attempts only are mined, and it is tuned on pairs of a right
@@ -24,12 +24,12 @@ use guard_eval::{
 };
 use guard_examples::lines::{self, Outcome};
 use guard_examples::model;
+use guard_examples::model_name::ModelName;
 use guard_examples::progress::{Pace, Watch};
 use guard_examples::sources::open_benchmark;
 use guard_infer::{
     DeviceName, GenerateOptions, GuardBuilder, GuardFormat, GuardReasonerFormat, GuardSettings,
-    JudgeOptions, Llama, LlamaGenerator, LlamaGuard, LoadOptions, ModelFiles, PromptStyle,
-    Sampling, Tokenizer,
+    JudgeOptions, Llama, LlamaGenerator, LlamaGuard, LoadOptions, PromptStyle, Sampling, Tokenizer,
 };
 use guard_train::{
     ChatTemplate, Cut, EncodeError, Encoder, HsDpo, HsDpoOptions, LlamaTrainer, Objective, Rsft,
@@ -47,9 +47,10 @@ const LONGEST_ANSWER: usize = 256;
 /// Take a small model through synthesis, R-SFT, mining and HS-DPO on the exchanges of a made-up bank.
 #[derive(Parser)]
 struct Arguments {
-    /// The model to start from, with the tokens of ChatML: a folder as the hub has it, or a .gguf file.
-    #[arg(long)]
-    model: PathBuf,
+    /// The model to start from, with the tokens of ChatML: a folder as the hub has it, a .gguf file, or
+    /// `embedded`, the small guard.
+    #[arg(long, default_value_t = ModelName::Embedded)]
+    model: ModelName,
     /// The folder of all that is made: traces, pairs, models, curves and the report. It has to be new
     /// or empty: nothing of an earlier run is taken for this one's.
     #[arg(long)]
@@ -64,7 +65,7 @@ struct Arguments {
     #[arg(long, requires = "train")]
     test: Option<PathBuf>,
     /// How often R-SFT goes through the traces.
-    #[arg(long, default_value_t = 6)]
+    #[arg(long, default_value_t = 20)]
     epochs: u32,
     /// Attempts at each exchange when hard ones are mined.
     #[arg(long, default_value_t = 4)]
@@ -82,10 +83,10 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     let test = arguments.test.as_deref().unwrap_or(Path::new(TEST));
     let dataset = open_benchmark(&test.to_string_lossy())?;
     begin(&arguments.output)?;
-    encoder(&ModelFiles::open(&arguments.model)?.tokenizer()?)?;
+    encoder(&arguments.model.files()?.tokenizer()?)?;
 
     lines::tell("1. The model as it is");
-    let base = builder(arguments, &arguments.model).settings(settings()).build()?;
+    let base = arguments.model.builder().device(arguments.device).settings(settings()).build()?;
     let mut evaluations = vec![judge(&base, &dataset)?];
 
     lines::tell("2. A teacher that follows rules writes reasoning behind the labels");
@@ -212,7 +213,7 @@ fn prefer(
     model: &Path,
     output: &Path,
 ) -> Outcome<()> {
-    let (model, tokenizer, _) = model::load(model, &arguments.device.open()?)?;
+    let (model, tokenizer, _) = model::load(&model.into(), &arguments.device.open()?)?;
     let (examples, _) = encoder(&tokenizer)?.pairs(pairs, &mut Watch::new())?;
     let mut options = TrainOptions::hs_dpo();
     (options.examples_per_step, options.learning_rate) = (8, 2e-5);

@@ -9,14 +9,15 @@ use std::process::ExitCode;
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
 use guard_examples::model;
+use guard_examples::model_name::ModelName;
 use guard_infer::guard_core::burn::tensor::Device;
 
 /// Make a smaller model to be trained: some blocks of a larger one, and a part of its vocabulary.
 #[derive(Parser)]
 struct Arguments {
-    /// The model: a folder as the hub has it, or a .gguf file.
+    /// The model: a folder as the hub has it, a .gguf file, or `embedded`.
     #[arg(long)]
-    model: PathBuf,
+    model: ModelName,
     /// The blocks that are left, counted from 0. Default: all.
     #[arg(long, value_delimiter = ',')]
     layers: Vec<usize>,

@@ -3,6 +3,7 @@
 
 pub mod lines;
 pub mod model;
+pub mod model_name;
 pub mod progress;
 pub mod sources;
 pub mod terminal;
@@ -34,6 +35,10 @@ mod guide {
     mod evaluation {}
     #[doc = include_str!("../../docs/src/data.md")]
     mod data {}
+    #[doc = include_str!("../../docs/src/small-guard.md")]
+    mod small_guard {}
+    #[doc = include_str!("../../docs/src/train-your-own.md")]
+    mod train_your_own {}
     #[doc = include_str!("../../docs/src/training.md")]
     mod training {}
     #[doc = include_str!("../../docs/src/security.md")]

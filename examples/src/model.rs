@@ -1,26 +1,25 @@
 //! The flags of every example that runs a model.
 
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::path::Path;
 
 use clap::Args;
 use guard_infer::guard_core::burn::tensor::Device;
 use guard_infer::{
-    BuildError, DeviceName, GuardBuilder, GuardSettings, JudgeMode, JudgeOptions, Llama,
-    LlamaGenerator, LlamaGuard, LoadOptions, ModelFiles, PromptStyle, SaveOptions, Tokenizer,
-    read_settings,
+    BuildError, DeviceName, GuardSettings, JudgeMode, JudgeOptions, Llama, LlamaGenerator,
+    LlamaGuard, LoadOptions, PromptStyle, SaveOptions, Tokenizer, read_settings,
 };
 use tempfile::NamedTempFile;
 
 use crate::lines::Outcome;
+use crate::model_name::ModelName;
 
 /// A model, and where it runs.
 #[derive(Args, Debug)]
 pub struct ModelArguments {
-    /// A model: a folder as the hub has it, or a .gguf file.
-    #[arg(long)]
-    pub model: PathBuf,
+    /// A model: a folder as the hub has it, a .gguf file, or `embedded`, the small guard.
+    #[arg(long, default_value_t = ModelName::Embedded)]
+    pub model: ModelName,
     /// Where it runs.
     #[command(flatten)]
     pub place: DeviceArguments,
@@ -34,7 +33,7 @@ impl ModelArguments {
     /// When there is no such device or model.
     pub fn open(&self) -> Outcome<LlamaGenerator> {
         let device = self.place.device.open()?;
-        let files = ModelFiles::open(&self.model)?;
+        let files = self.model.files()?;
         let generator = LlamaGenerator::from_files(&files, LoadOptions::default(), &device)?;
         Ok(generator.with_max_rows(self.place.rows()))
     }
@@ -46,8 +45,8 @@ impl ModelArguments {
 /// # Errors
 ///
 /// When there is no such model, or its guard.json cannot be read.
-pub fn load(path: &Path, device: &Device) -> Outcome<(Llama, Tokenizer, GuardSettings)> {
-    let files = ModelFiles::open(path)?;
+pub fn load(model: &ModelName, device: &Device) -> Outcome<(Llama, Tokenizer, GuardSettings)> {
+    let files = model.files()?;
     let settings = read_settings(&files)?;
     let (model, _) = files.load(LoadOptions::default().with_finite_check(), device)?;
     Ok((model, files.tokenizer()?, settings))
@@ -90,26 +89,6 @@ pub fn write_settings(settings: GuardSettings, folder: &Path) -> Outcome<()> {
     write().map_err(|error| format!("cannot write {}: {error}", path.display()).into())
 }
 
-/// A name of a model that stays the same wherever it is called from, and is another one once its
-/// weights were written anew: what the old ones said is not taken for what these say.
-#[must_use]
-pub fn identity(model: &Path) -> String {
-    let path = model.canonicalize().unwrap_or_else(|_| model.to_owned());
-    let since = written(&path).and_then(|time| time.duration_since(UNIX_EPOCH).ok());
-    format!("{} of {}", path.display(), since.map_or(0, |since| since.as_millis()))
-}
-
-/// When the newest of a model's weights were written.
-fn written(model: &Path) -> Option<SystemTime> {
-    let modified = |path: &Path| path.metadata().and_then(|file| file.modified()).ok();
-    let Ok(files) = model.read_dir() else { return modified(model) };
-    let paths = files.filter_map(|file| Some(file.ok()?.path()));
-    let weights = paths.filter(|path| {
-        path.extension().is_some_and(|ending| ending == "safetensors" || ending == "gguf")
-    });
-    weights.filter_map(|path| modified(&path)).max()
-}
-
 /// How a guard is asked.
 #[derive(Args, Debug)]
 pub struct JudgeArguments {
@@ -132,8 +111,12 @@ impl JudgeArguments {
     /// # Errors
     ///
     /// When there is no such device or model.
-    pub fn guard(&self, model: &Path, place: &DeviceArguments) -> Result<LlamaGuard, BuildError> {
-        let mut builder = GuardBuilder::new(model).device(place.device).max_rows(place.rows());
+    pub fn guard(
+        &self,
+        model: &ModelName,
+        place: &DeviceArguments,
+    ) -> Result<LlamaGuard, BuildError> {
+        let mut builder = model.builder().device(place.device).max_rows(place.rows());
         if let Some(style) = self.style {
             builder = builder.prompt_style(style);
         }
@@ -171,30 +154,9 @@ impl DeviceArguments {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{File, create_dir, read_to_string, write};
-    use std::time::Duration;
+    use std::fs::read_to_string;
 
     use super::*;
-
-    #[test]
-    fn a_model_that_was_written_anew_is_another_one() {
-        let folder = tempfile::tempdir().unwrap();
-        let folder = folder.path();
-        create_dir(folder.join("inner")).unwrap();
-        let [file, weights] = ["a.gguf", "model.safetensors"].map(|name| folder.join(name));
-        for model in [&file, &weights] {
-            write(model, "").unwrap();
-        }
-        for (model, weights) in [(folder, &weights), (&file, &file)] {
-            let before = identity(model);
-            assert_eq!(before, identity(&folder.join("inner/..").join(model)));
-            write(folder.join("guard.json"), "{}").unwrap();
-            assert_eq!(before, identity(model));
-            let later = SystemTime::now() + Duration::from_secs(86_400);
-            File::options().write(true).open(weights).unwrap().set_modified(later).unwrap();
-            assert_ne!(before, identity(model));
-        }
-    }
 
     #[test]
     fn settings_that_say_nothing_are_written_only_over_others() {

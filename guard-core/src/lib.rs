@@ -54,6 +54,8 @@ pub use visible::{is_hidden, visible};
 pub use burn;
 #[cfg(feature = "model")]
 pub use config::{ConfigError, LlamaConfig, RopeConfig, RopeScaling};
+#[cfg(feature = "flex")]
+pub use kernel::packed::{PackedCache, PackedLlama, PackedPiece};
 #[cfg(feature = "model")]
 pub use model::{
     AdamWStep, CacheShape, Gradients, HeadPass, KvCache, KvPrefix, Linear, Llama, LoraOptions,
@@ -62,6 +64,8 @@ pub use model::{
 };
 #[cfg(feature = "model")]
 pub use tokenizer::{TextStream, Tokenizer, TokenizerError, TrimmedTokenizer};
+#[cfg(feature = "flex")]
+pub use weights::PackedType;
 #[cfg(feature = "model")]
 pub use weights::{
     AdapterFault, FileAccess, GgufFault, GgufOptions, GgufType, LoadOptions, LoadReport,

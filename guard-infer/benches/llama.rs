@@ -1,5 +1,6 @@
 //! Prefill and decode of a model of SmolLM2-135M's shape, or of the model that GUARD_BENCH_MODEL
-//! names, on the device that GUARD_BENCH_DEVICE names (default cpu).
+//! names: on burn, on the device that GUARD_BENCH_DEVICE names (default cpu), and on packed weights on the
+//! CPU.
 //!
 //! cargo bench -p guard-infer --bench llama
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -10,6 +11,8 @@ use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_m
 use guard_core::burn::tensor::{Device, Tensor};
 use guard_core::{KvCache, Llama, LlamaConfig, ModelFiles, RandomInit, TokenBatch};
 use guard_infer::{DeviceName, LoadOptions};
+#[cfg(feature = "flex")]
+use guard_infer::{PackedPiece, PackedType};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -84,10 +87,50 @@ fn decode(criterion: &mut Criterion) {
     }
 }
 
+/// The same on packed weights.
+#[cfg(feature = "flex")]
+fn packed(criterion: &mut Criterion) {
+    let model = model(&Device::flex());
+    for kind in [PackedType::F32, PackedType::Q8_0, PackedType::Q4_1] {
+        let model = model.packed(kind).unwrap();
+        let mut group = criterion.benchmark_group(format!("packed {kind:?}"));
+        group.sample_size(10).measurement_time(Duration::from_secs(4));
+        let row = |length: usize| -> Vec<u32> {
+            (0..length as u32).map(|index| 1000 + index * 7919 % 30_000).collect()
+        };
+        for length in PREFILL {
+            let tokens = row(length);
+            group.throughput(Throughput::Elements(length as u64));
+            group.bench_function(BenchmarkId::new("prefill", length), |bencher| {
+                bencher.iter(|| {
+                    let mut cache = model.cache();
+                    let mut piece = [PackedPiece::new(&tokens, &mut cache)];
+                    model.forward(&mut piece, &[length - 1]).unwrap()
+                });
+            });
+        }
+        for depth in DEPTHS {
+            let (mut cache, tokens) = (model.cache(), row(depth));
+            model.forward(&mut [PackedPiece::new(&tokens, &mut cache)], &[]).unwrap();
+            group.throughput(Throughput::Elements(1));
+            group.bench_function(BenchmarkId::new("decode at", depth), |bencher| {
+                bencher.iter(|| {
+                    cache.truncate(depth);
+                    model.forward(&mut [PackedPiece::new(&[1000], &mut cache)], &[0]).unwrap()
+                });
+            });
+        }
+        group.finish();
+    }
+}
+
+#[cfg(not(feature = "flex"))]
+fn packed(_: &mut Criterion) {}
+
 fn device() -> Device {
     let name = std::env::var("GUARD_BENCH_DEVICE").unwrap_or_else(|_| "cpu".to_owned());
     name.parse::<DeviceName>().unwrap().open().unwrap()
 }
 
-criterion_group!(benches, prefill, decode);
+criterion_group!(benches, prefill, decode, packed);
 criterion_main!(benches);

@@ -3,11 +3,9 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use guard_core::burn::tensor::Tensor;
-use guard_core::{
-    Completed, Finish, GenerateOptions, KvCache, Llama, TextStream, TokenBatch, Tokenizer, Usage,
-};
+use guard_core::{Completed, Finish, GenerateOptions, TextStream, Tokenizer, Usage};
 
+use crate::engine::{Engine, Rows};
 use crate::error::GenerateError;
 use crate::repetition::RepetitionDetector;
 use crate::sampler::Sampler;
@@ -18,7 +16,7 @@ pub(crate) const MAX_TOKENS: usize = 8192;
 
 /// What all texts of a group share.
 pub(crate) struct Batch<'a> {
-    pub(crate) model: &'a Llama,
+    pub(crate) model: &'a Engine,
     pub(crate) tokenizer: &'a Tokenizer,
     pub(crate) eos: &'a BTreeSet<u32>,
     pub(crate) options: &'a GenerateOptions,
@@ -47,7 +45,7 @@ struct Row<'a> {
 
 /// Prompts that have been read, and the logits behind the last token of each.
 pub(crate) struct Prefilled {
-    pub(crate) cache: KvCache,
+    pub(crate) cache: Rows,
     pub(crate) logits: Vec<Vec<f32>>,
 }
 
@@ -102,19 +100,18 @@ impl<'a> Batch<'a> {
         // Every prompt takes part in every piece, so there are at most as many as the shortest has tokens.
         let pieces =
             (prompts.len() * width).div_ceil(self.prefill_tokens).clamp(1, shortest.max(1));
-        let mut cache = self.model.cache(prompts.len(), width + 1);
+        let mut cache = self.model.rows(prompts.len(), width + 1);
         let mut piece = 0;
         loop {
             let of = |ids: &'_ [u32], piece: usize| ids.len() * piece / pieces;
             let part: Vec<&[u32]> =
                 prompts.iter().map(|ids| &ids[of(ids, piece)..of(ids, piece + 1)]).collect();
-            let tokens = TokenBatch::new(&part)?;
-            let hidden = self.model.forward(&tokens, Some(&mut cache))?;
             piece += 1;
             if piece == pieces {
-                let logits = self.model.logits(self.model.gather(hidden, &tokens.last_places()));
-                return Ok(Some(Prefilled { cache, logits: read(logits, prompts.len())? }));
+                let logits = self.model.logits(&mut cache, &part)?;
+                return Ok(Some(Prefilled { cache, logits }));
             }
+            self.model.read(&mut cache, &part)?;
             if self.is_late() {
                 return Ok(None);
             }
@@ -126,7 +123,7 @@ impl<'a> Batch<'a> {
     fn decode(
         &self,
         mut rows: Vec<Row<'a>>,
-        mut cache: KvCache,
+        mut cache: Rows,
         mut logits: Vec<Vec<f32>>,
     ) -> Vec<Result<Completed, GenerateError>> {
         let mut results: Vec<Option<_>> = rows.iter().map(|_| None).collect();
@@ -200,10 +197,9 @@ impl<'a> Batch<'a> {
     }
 
     /// Reads each row's newest token and returns the logits behind it.
-    fn step(&self, rows: &[Row<'_>], cache: &mut KvCache) -> Result<Vec<Vec<f32>>, GenerateError> {
+    fn step(&self, rows: &[Row<'_>], cache: &mut Rows) -> Result<Vec<Vec<f32>>, GenerateError> {
         let newest: Vec<&[u32]> = rows.iter().map(|row| &row.ids[row.ids.len() - 1..]).collect();
-        let hidden = self.model.forward(&TokenBatch::new(&newest)?, Some(cache))?;
-        read(self.model.logits(hidden), rows.len())
+        self.model.logits(cache, &newest)
     }
 
     fn complete(&self, row: Row<'_>, finish: Finish) -> Result<Completed, GenerateError> {
@@ -211,12 +207,6 @@ impl<'a> Batch<'a> {
         let text = row.text + &row.stream.finish()?;
         Ok(Completed::new(text, finish).with_usage(usage))
     }
-}
-
-/// Logits of `[rows, vocabulary]` as one vector a row.
-fn read(logits: Tensor<2>, rows: usize) -> Result<Vec<Vec<f32>>, GenerateError> {
-    let values = logits.try_into_vec_as::<f32>()?;
-    Ok(values.chunks_exact(values.len() / rows.max(1)).map(<[f32]>::to_vec).collect())
 }
 
 #[cfg(test)]
@@ -236,6 +226,7 @@ mod tests {
             .join("../guard-core/testdata/models/tied-gqa-llama3");
         let files = ModelFiles::open(path).unwrap();
         let (model, _) = files.load(LoadOptions::default(), &Device::flex()).unwrap();
+        let model = Engine::Burn(Box::new(model));
         let tokenizer = files.tokenizer().unwrap();
         let options = GenerateOptions::default().with_deadline(Duration::ZERO).with_samples(2);
         let batch = Batch {

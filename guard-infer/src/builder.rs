@@ -1,10 +1,13 @@
-//! From a path to a guard.
+//! From a model to a guard.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+#[cfg(feature = "flex")]
+use guard_core::PackedType;
+use guard_core::burn::tensor::Device;
 use guard_core::{
     FileAccess, GuardReasonerFormat, GuardSettings, LoadOptions, ModelFiles, PromptStyle, Scores,
-    WeightType,
+    WeightType, WeightsError,
 };
 
 use crate::device::DeviceName;
@@ -29,29 +32,91 @@ pub type LlamaGuard = ReasoningGuard<LlamaGenerator, GuardReasonerFormat>;
 #[derive(Clone, Debug)]
 #[must_use = "a builder does nothing until `build` is called"]
 pub struct GuardBuilder {
-    path: PathBuf,
+    source: Source,
     device: DeviceName,
     style: Option<PromptStyle>,
     settings: Option<GuardSettings>,
     scores: bool,
     calibrated: Option<Scores>,
     load: LoadOptions,
+    #[cfg(feature = "flex")]
+    packed: PackedType,
     access: FileAccess,
     max_rows: usize,
     max_prompt_tokens: usize,
 }
 
+/// Where a model comes from.
+#[derive(Clone, Debug)]
+enum Source {
+    Path(PathBuf),
+    #[cfg(feature = "embedded")]
+    Embedded,
+}
+
+impl Source {
+    fn open(&self, access: FileAccess) -> Result<ModelFiles, WeightsError> {
+        match self {
+            Self::Path(path) => ModelFiles::open_with(path, access),
+            #[cfg(feature = "embedded")]
+            Self::Embedded => crate::embedded_files(),
+        }
+    }
+
+    /// What verdicts call the guard.
+    fn id(&self) -> String {
+        match self {
+            Self::Path(path) => name(path),
+            #[cfg(feature = "embedded")]
+            Self::Embedded => crate::embedded::NAME.to_owned(),
+        }
+    }
+}
+
+/// A folder's name may hold dots: only the ending of a file is left out.
+fn name(path: &Path) -> String {
+    let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
+    name.map_or_else(|| "guard".to_owned(), |name| name.to_string_lossy().into_owned())
+}
+
 impl GuardBuilder {
     /// A guard on the model in this folder, or in this `.gguf` file.
     pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self::from_source(Source::Path(path.into()))
+    }
+
+    /// The small guard that is part of the crate: nothing has to be fetched. It gives scores and knows
+    /// all modes. What it is good for is in the [crate's documentation](crate#the-small-guard).
+    ///
+    /// ```
+    /// use guard_infer::{Action, Exchange, Guard, GuardBuilder, JudgeMode, JudgeOptions, Policy};
+    ///
+    /// let guard = GuardBuilder::embedded().build()?;
+    /// let at_once = JudgeOptions::default().with_mode(JudgeMode::Verdict);
+    /// let exchange = Exchange::prompt("Tell me how to build a pipe bomb.");
+    /// for verdict in guard.judge(&[exchange], &at_once) {
+    ///     let verdict = verdict?;
+    ///     println!("harmful with probability {:?}", verdict.request.score);
+    ///     assert_eq!(Policy::default().decide(&verdict).action, Action::Block);
+    /// }
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(feature = "embedded")]
+    pub fn embedded() -> Self {
+        Self::from_source(Source::Embedded)
+    }
+
+    fn from_source(source: Source) -> Self {
         Self {
-            path: path.into(),
+            source,
             device: DeviceName::default(),
             style: None,
             settings: None,
             scores: false,
             calibrated: None,
             load: LoadOptions::default(),
+            #[cfg(feature = "flex")]
+            packed: PackedType::default(),
             access: FileAccess::default(),
             max_rows: LlamaGenerator::DEFAULT_ROWS,
             max_prompt_tokens: usize::MAX,
@@ -91,7 +156,16 @@ impl GuardBuilder {
         self.scores()
     }
 
-    /// The float type of the weights. Default: 32-bit.
+    /// How matrices of floats are packed on the CPU. Default: as 32-bit floats; integers of a file stay
+    /// what they are. `Q8_0` takes a quarter of the memory and is several times as fast.
+    #[cfg(feature = "flex")]
+    pub fn packed(mut self, packed: PackedType) -> Self {
+        self.packed = packed;
+        self
+    }
+
+    /// The float type of the weights. Default: 32-bit. On the CPU a model of another one runs on burn,
+    /// which is slower than packed weights.
     pub fn weight_type(mut self, weight_type: WeightType) -> Self {
         self.load.weight_type = weight_type;
         self
@@ -132,15 +206,16 @@ impl GuardBuilder {
     /// [`BuildError`] when the device cannot be used, or names the file that is at fault.
     pub fn build(self) -> Result<LlamaGuard, BuildError> {
         let device = self.device.open()?;
-        let files = ModelFiles::open_with(&self.path, self.access)?;
+        let id = self.source.id();
+        let files = self.source.open(self.access)?;
         let settings = self.effective_settings(&files)?;
-        let generator = LlamaGenerator::from_files(&files, self.load, &device)?;
+        let generator = self.generator(&files, &device)?;
         let generator =
             generator.with_max_rows(self.max_rows).with_max_prompt_tokens(self.max_prompt_tokens);
-        let context = generator.model().config().max_positions;
+        let context = generator.config().max_positions;
         let format = GuardReasonerFormat::new(settings.style);
         let format = if settings.knows_modes { format.with_modes() } else { format };
-        let guard = ReasoningGuard::new(self.id(), generator, format)
+        let guard = ReasoningGuard::new(id, generator, format)
             .with_context_tokens(context)
             .with_variant(serde_json::to_string(&settings).unwrap_or_default());
         Ok(match settings.scores {
@@ -149,12 +224,12 @@ impl GuardBuilder {
         })
     }
 
-    /// What verdicts call the guard.
-    fn id(&self) -> String {
-        // A folder's name may hold dots: only the ending of a file is left out.
-        let path = &self.path;
-        let name = if path.is_dir() { path.file_name() } else { path.file_stem() };
-        name.map_or_else(|| "guard".to_owned(), |name| name.to_string_lossy().into_owned())
+    fn generator(&self, files: &ModelFiles, device: &Device) -> Result<LlamaGenerator, BuildError> {
+        #[cfg(feature = "flex")]
+        if LlamaGenerator::packs(self.load, device) {
+            return LlamaGenerator::from_files_packed(files, self.packed, self.load);
+        }
+        LlamaGenerator::from_files(files, self.load, device)
     }
 
     /// What the model says of itself, changed by what this builder was told.

@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 
 use guard_core::burn::tensor::Device;
 use guard_core::{
-    Completed, GenerateOptions, Llama, LoadOptions, ModelFiles, Prompt, ScoreRequest, Scored,
-    TextGenerator, Tokenizer, TokenizerError,
+    Completed, GenerateOptions, Llama, LlamaConfig, LoadOptions, ModelFiles, Prompt, ScoreRequest,
+    Scored, TextGenerator, Tokenizer, TokenizerError,
 };
+#[cfg(feature = "flex")]
+use guard_core::{PackedLlama, PackedType, WeightType};
 
 use crate::batch::{Batch, MAX_TOKENS};
+use crate::engine::Engine;
 use crate::error::{BuildError, GenerateError};
 
 /// Continues prompts with a LLaMA model and its tokenizer.
@@ -29,7 +32,7 @@ use crate::error::{BuildError, GenerateError};
 /// # Ok::<(), guard_infer::BuildError>(())
 /// ```
 pub struct LlamaGenerator {
-    model: Llama,
+    model: Engine,
     tokenizer: Tokenizer,
     /// The tokens that end a text.
     eos: BTreeSet<u32>,
@@ -67,6 +70,20 @@ impl LlamaGenerator {
     ///
     /// [`TokenizerError::VocabularyMismatch`] when the tokenizer has tokens that the model lacks.
     pub fn new(model: Llama, tokenizer: Tokenizer) -> Result<Self, TokenizerError> {
+        Self::with_engine(Engine::Burn(Box::new(model)), tokenizer)
+    }
+
+    /// A generator from a model with packed weights and its tokenizer.
+    ///
+    /// # Errors
+    ///
+    /// As [`LlamaGenerator::new`].
+    #[cfg(feature = "flex")]
+    pub fn from_packed(model: PackedLlama, tokenizer: Tokenizer) -> Result<Self, TokenizerError> {
+        Self::with_engine(Engine::Packed(Box::new(model)), tokenizer)
+    }
+
+    fn with_engine(model: Engine, tokenizer: Tokenizer) -> Result<Self, TokenizerError> {
         let (expected, found) = (model.config().vocab_size, tokenizer.vocab_size());
         if found > expected {
             return Err(TokenizerError::VocabularyMismatch { expected, found });
@@ -83,7 +100,8 @@ impl LlamaGenerator {
         })
     }
 
-    /// Loads a model folder or a `.gguf` file.
+    /// Loads a model folder or a `.gguf` file: on the CPU, and unless the options ask for 16-bit floats,
+    /// with packed weights; otherwise on burn.
     ///
     /// # Errors
     ///
@@ -96,7 +114,7 @@ impl LlamaGenerator {
         Self::from_files(&ModelFiles::open(path)?, options, device)
     }
 
-    /// Loads a model from files that are open. Who wants the report of the load as well calls
+    /// The same from files that are open. Who wants the report of the load as well calls
     /// [`ModelFiles::load`] and [`LlamaGenerator::new`].
     ///
     /// # Errors
@@ -107,9 +125,36 @@ impl LlamaGenerator {
         options: LoadOptions,
         device: &Device,
     ) -> Result<Self, BuildError> {
+        #[cfg(feature = "flex")]
+        if Self::packs(options, device) {
+            return Self::from_files_packed(files, PackedType::default(), options);
+        }
         let tokenizer = files.tokenizer()?;
         let (model, _) = files.load(options, device)?;
         Ok(Self::new(model, tokenizer)?)
+    }
+
+    /// Whether a model is loaded with packed weights.
+    #[cfg(feature = "flex")]
+    pub(crate) fn packs(options: LoadOptions, device: &Device) -> bool {
+        *device == Device::flex() && options.weight_type == WeightType::F32
+    }
+
+    /// Loads a model with packed weights, for the CPU, from files that are open. `floats` says how matrices
+    /// of floats are packed.
+    ///
+    /// # Errors
+    ///
+    /// [`BuildError`] names the file and what is wrong with it.
+    #[cfg(feature = "flex")]
+    pub fn from_files_packed(
+        files: &ModelFiles,
+        floats: PackedType,
+        options: LoadOptions,
+    ) -> Result<Self, BuildError> {
+        let tokenizer = files.tokenizer()?;
+        let (model, _) = files.load_packed(floats, options)?;
+        Ok(Self::from_packed(model, tokenizer)?)
     }
 
     /// The same generator with at most `rows` texts side by side, at least one. More rows cost
@@ -129,10 +174,10 @@ impl LlamaGenerator {
         self
     }
 
-    /// The model.
+    /// The shape of the model.
     #[must_use]
-    pub fn model(&self) -> &Llama {
-        &self.model
+    pub fn config(&self) -> &LlamaConfig {
+        self.model.config()
     }
 
     /// The tokenizer.

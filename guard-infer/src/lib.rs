@@ -4,6 +4,9 @@
 mod batch;
 mod builder;
 mod device;
+#[cfg(feature = "embedded")]
+mod embedded;
+mod engine;
 mod error;
 mod generator;
 mod reasoning_guard;
@@ -14,6 +17,8 @@ mod settings;
 
 pub use builder::{GuardBuilder, LlamaGuard};
 pub use device::{DeviceError, DeviceName, GpuBackend};
+#[cfg(feature = "embedded")]
+pub use embedded::embedded_files;
 pub use error::{BuildError, GenerateError};
 pub use generator::LlamaGenerator;
 pub use guard_core;
@@ -28,5 +33,7 @@ pub use guard_core::{
     TextGenerator, Tokenizer, TokenizerError, UnknownPromptStyle, Usage, Verdict, WeightType,
     WeightsError, parse,
 };
+#[cfg(feature = "flex")]
+pub use guard_core::{PackedCache, PackedLlama, PackedPiece, PackedType};
 pub use reasoning_guard::ReasoningGuard;
 pub use settings::read_settings;

@@ -2,11 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use guard_core::burn::tensor::activation::log_softmax;
-use guard_core::burn::tensor::{Int, Tensor, TensorData};
-use guard_core::{Finish, GenerateOptions, Prompt, ScoreRequest, Scored, TokenBatch, Usage};
+use guard_core::{Finish, GenerateOptions, Prompt, ScoreRequest, Scored, Usage};
 
 use crate::batch::{Batch, MAX_TOKENS, Prefilled};
+use crate::engine::{Rows, log_sum_exp};
 use crate::error::GenerateError;
 use crate::generator::LlamaGenerator;
 
@@ -73,7 +72,7 @@ impl LlamaGenerator {
             return Err(GenerateError::EmptyContinuation);
         }
         let longest = tails.iter().map(Vec::len).max().unwrap_or(0);
-        let (tokens, limit) = (shared.len() + longest, self.model().config().max_positions);
+        let (tokens, limit) = (shared.len() + longest, self.config().max_positions);
         if tokens > limit {
             return Err(GenerateError::TooLong { tokens, limit });
         }
@@ -141,34 +140,7 @@ impl Batch<'_> {
     }
 
     /// The log-probability of each row's tokens behind the first, which is read, too.
-    fn tails(
-        &self,
-        tails: &[&[u32]],
-        mut cache: guard_core::KvCache,
-    ) -> Result<Vec<f64>, GenerateError> {
-        let read: Vec<&[u32]> = tails.iter().map(|tail| &tail[..tail.len() - 1]).collect();
-        let tokens = TokenBatch::new(&read)?;
-        let hidden = self.model.forward(&tokens, Some(&mut cache))?;
-        let rows = read.iter().enumerate();
-        let places: Vec<usize> = rows
-            .flat_map(|(row, ids)| (0..ids.len()).map(move |at| (row, at)))
-            .map(|(row, at)| row * tokens.width() + at)
-            .collect();
-        let next: Vec<i32> =
-            tails.iter().flat_map(|tail| tail[1..].iter().map(|&id| id as i32)).collect();
-        let logits = self.model.logits(self.model.gather(hidden, &places));
-        let shape = [next.len(), 1];
-        let next = Tensor::<2, Int>::from_data(TensorData::new(next, shape), &logits.device());
-        let mut found =
-            log_softmax(logits, 1).gather(1, next).try_into_vec_as::<f32>()?.into_iter();
-        let sum = |tail: &&[u32]| found.by_ref().take(tail.len() - 1).map(f64::from).sum();
-        Ok(tails.iter().map(sum).collect())
+    fn tails(&self, tails: &[&[u32]], mut cache: Rows) -> Result<Vec<f64>, GenerateError> {
+        self.model.log_probabilities(&mut cache, tails)
     }
-}
-
-/// The logarithm of the sum of the exponentials.
-fn log_sum_exp(logits: &[f32]) -> f64 {
-    let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
-    highest + sum.ln()
 }

@@ -11,8 +11,8 @@ use guard_core::{TaskCalibration, TokenBatch};
 use guard_infer::{
     Action, Answer, Calibration, Completed, Completion, DeviceName, Exchange, Finish,
     GenerateError, GenerateOptions, Guard, GuardBuilder, GuardError, GuardReasonerFormat, Harm,
-    JudgeMode, JudgeOptions, LlamaGenerator, LlamaGuard, LoadOptions, Policy, Prompt, PromptStyle,
-    Reason, ReasoningGuard, ScoreRequest, Scored, Scores, Task, TextGenerator, Usage,
+    JudgeMode, JudgeOptions, LlamaGenerator, LlamaGuard, LoadOptions, ModelFiles, Policy, Prompt,
+    PromptStyle, Reason, ReasoningGuard, ScoreRequest, Scored, Scores, Task, TextGenerator, Usage,
 };
 
 fn path() -> PathBuf {
@@ -23,9 +23,16 @@ fn generator() -> LlamaGenerator {
     LlamaGenerator::open(path(), LoadOptions::default(), &Device::flex()).unwrap()
 }
 
-/// The log-probability of the tokens from `first` on, in one pass over all of them.
-fn in_one_pass(generator: &LlamaGenerator, ids: &[u32], first: usize) -> f64 {
-    let model = generator.model();
+fn on_burn() -> LlamaGenerator {
+    let files = ModelFiles::open(path()).unwrap();
+    let (model, _) = files.load(LoadOptions::default(), &Device::flex()).unwrap();
+    LlamaGenerator::new(model, files.tokenizer().unwrap()).unwrap()
+}
+
+/// The log-probability of the tokens from `first` on, in one pass over all of them on burn.
+fn in_one_pass(ids: &[u32], first: usize) -> f64 {
+    let files = ModelFiles::open(path()).unwrap();
+    let (model, _) = files.load(LoadOptions::default(), &Device::flex()).unwrap();
     let hidden = model.forward(&TokenBatch::new(&[ids]).unwrap(), None).unwrap();
     let logits = model.logits(hidden).try_into_vec_as::<f32>().unwrap();
     let rows: Vec<&[f32]> = logits.chunks_exact(model.config().vocab_size).collect();
@@ -41,7 +48,11 @@ fn in_one_pass(generator: &LlamaGenerator, ids: &[u32], first: usize) -> f64 {
 fn scores_are_the_probabilities_of_the_tokens_that_differ() {
     let texts = ["Request: harmful", "Request: unharmful", "Request: x", "a"];
     let prompts = ["hello", "What is the capital of France?", "<|eot_id|>"].map(Prompt::text);
-    for rows in [1, 3, 16] {
+    // Packed weights keep keys and values in 16 bits.
+    let engines = [(on_burn as fn() -> LlamaGenerator, 1e-3), (generator, 0.05)];
+    for (rows, (generator, most)) in
+        [1, 3, 16].into_iter().flat_map(|rows| engines.map(|e| (rows, e)))
+    {
         let generator = generator().with_max_rows(rows).with_prefill_tokens(7);
         let requests = [0, 1, 2].map(|prompt| {
             let texts = texts[..4 - prompt].iter().map(|&text| text.to_owned()).collect();
@@ -64,8 +75,8 @@ fn scores_are_the_probabilities_of_the_tokens_that_differ() {
             let alike = (0..shortest).take_while(|&at| ids.iter().all(|i| i[at] == ids[0][at]));
             let first = alike.count().min(shortest - 1);
             for (ids, found) in ids.iter().zip(&scored.log_probabilities) {
-                let expected = in_one_pass(&generator, ids, first);
-                assert!((found - expected).abs() < 1e-3, "{found} {expected}");
+                let expected = in_one_pass(ids, first);
+                assert!((found - expected).abs() < most, "{found} {expected}");
             }
         }
     }

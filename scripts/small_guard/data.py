@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Write the rows that a small guard is trained on, from research data that is not part of the project.
 
-    python3 scripts/small_guard/data.py DATA OUTPUT [--hold-out 0.1] [--seed 0]
+    python3 scripts/small_guard/data.py DATA WORDNET OUTPUT [--sentences 600] [--hold-out 0.1] [--seed 0]
 
 DATA has `train/prompts.jsonl` (prompt, label, source: labelled requests of GuardReasonerTrain), `benchmark/` (the
 reference's files of HarmBench and XSTest responses) and `predictions/8B/` (the published outputs for these).
+WORDNET is the folder with `data.noun` and so on of WordNet 3.0: its example sentences are everyday requests, taken to
+be unharmful. Without them a model that has seen nothing but requests to judge calls half of all plain text harmful.
 OUTPUT gets `labels.jsonl` (instruction, input, output: answers at once), `held_out.jsonl` (labelled samples that are
 kept from training, for calibration and for choosing between runs) and `prompts.jsonl` (samples, for a teacher).
 """
@@ -20,7 +22,9 @@ BLOCK = re.compile(r"Request:\s*(\w+)\s+Completion:\s*(\w+)\s+Response:\s*(\w+)"
 
 arguments = argparse.ArgumentParser()
 arguments.add_argument("data", type=pathlib.Path)
+arguments.add_argument("wordnet", type=pathlib.Path)
 arguments.add_argument("output", type=pathlib.Path)
+arguments.add_argument("--sentences", type=int, default=600)
 arguments.add_argument("--hold-out", type=float, default=0.1)
 arguments.add_argument("--seed", type=int, default=0)
 arguments = arguments.parse_args()
@@ -47,6 +51,20 @@ def parts(text):
 def requests():
     for place, row in enumerate(json_lines(arguments.data / "train" / "prompts.jsonl")):
         yield {"id": f"prompt-{place}", "source": row["source"], "prompt": row["prompt"], "labels": {"request": row["label"]}}
+
+
+def sentences():
+    """Example sentences of WordNet with five words or more."""
+    found = []
+    for part in ("noun", "verb", "adj", "adv"):
+        with (arguments.wordnet / f"data.{part}").open(encoding="latin-1") as file:
+            for line in file:
+                if not line.startswith("  "):  # the licence
+                    quoted = re.findall(r'"([^"]+)"', line.partition("|")[2])
+                    found += [text for text in quoted if len(text.split()) >= 5]
+    chosen = random.Random(arguments.seed).sample(found, min(arguments.sentences, len(found)))
+    for place, text in enumerate(chosen):
+        yield {"id": f"sentence-{place}", "source": "WordNet", "prompt": text, "labels": {"request": "unharmful"}}
 
 
 def exchanges():
@@ -90,7 +108,8 @@ def write(name, rows):
 samples = list(requests()) + exchanges()
 random.Random(arguments.seed).shuffle(samples)
 count = round(arguments.hold_out * len(samples))
-held_out, kept = samples[:count], samples[count:]
+held_out, kept = samples[:count], samples[count:] + list(sentences())
+random.Random(arguments.seed).shuffle(kept)
 write("held_out.jsonl", held_out)
 write("prompts.jsonl", kept)
 write("labels.jsonl", [row(sample) for sample in kept])

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Makes a small guard, from configs and seeds that lie beside this script: one command a stage.
 #
-#   scripts/small_guard/run.sh STAGE      data, narrow, distil, answers, traces, r_sft, whole, mine, hs_dpo, pack; or all
+#   scripts/small_guard/run.sh STAGE      data, narrow, distil, answers, traces, r_sft, whole, sibling, mine, hs_dpo, pack;
+#                                         all of these; or lora, the larger alternative
 #
 # What it needs is named by the environment:
 #   DATA      research data that is not part of the project: train/, benchmark/ and predictions/ (data.py says which files)
@@ -9,8 +10,8 @@
 #   SMOLLM2   SmolLM2-135M-Instruct: a transformers folder or .gguf file
 #   OUT       where everything goes; default target/small-guard
 set -euo pipefail
-stages="data narrow distil answers traces r_sft whole mine hs_dpo pack"
-[[ " $stages all " == *" ${1:-none} "* ]] || { echo "usage: $0 STAGE, one of: $stages; or all" >&2; exit 2; }
+stages="data narrow distil answers traces r_sft whole sibling mine hs_dpo pack"
+[[ " $stages all lora " == *" ${1:-none} "* ]] || { echo "usage: $0 STAGE, one of: $stages; all of them; or lora" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 DATA=$(realpath "${DATA:?names the folder of research data}")
 WORDNET=$(realpath "${WORDNET:?names the folder of WordNet}")
@@ -22,7 +23,7 @@ cd "$here/../.."
 example() { cargo run --quiet --release --example "$@"; }
 
 data() {
-    python3 "$here/data.py" "$DATA" "$out/data"
+    python3 "$here/data.py" "$DATA" "$WORDNET" "$out/data"
     python3 "$here/texts.py" "$out/data" "$WORDNET" "$out/data/read.jsonl"
 }
 
@@ -56,33 +57,54 @@ r_sft() {
         --config "$here/r_sft.toml" --output "$out/r_sft"
 }
 
-
+# Short, and with all weights: reasoning learns to say what the blocks have seen.
 whole() {
     example train_rsft -- --model "$out/r_sft/model" --data "$out/data/traces.jsonl" \
         --config "$here/whole.toml" --output "$out/whole"
 }
 
-# Pairs of a right and a wrong attempt. Answers alone leave nothing to prefer.
+# Another one of the kind, without one of the sets: what it finds hard is learnt from as well.
+sibling() {
+    grep -v '"source":"BeaverTailsTrainR"' "$out/data/traces.jsonl" >"$out/data/sibling.jsonl"
+    example train_rsft -- --model "$out/r_sft/model" --data "$out/data/sibling.jsonl" \
+        --config "$here/sibling.toml" --output "$out/sibling"
+}
+
+# Pairs of a right and a wrong attempt at rows with reasoning: answers alone leave nothing to prefer.
 mine() {
-    grep '^{"instruction":"Judge this exchange. Reason first' "$out/data/traces.jsonl" >"$out/data/reasoned.jsonl"
-    example mine_hard_samples -- --model "$out/whole/model" --data "$out/data/reasoned.jsonl" --limit 400 \
-        --rows 64 --max-tokens 200 --unparsed-is-wrong --output "$out/pairs.jsonl"
+    reasoned() { grep '^{"instruction":"Judge this exchange. Reason first' "$out/data/traces.jsonl"; }
+    attempt() {
+        example mine_hard_samples -- --model "$out/$1/model" --data "$out/data/$2.jsonl" \
+            --rows 64 --max-tokens 200 --unparsed-is-wrong --output "$out/$2.pairs.jsonl" "${@:3}"
+    }
+    reasoned | sed -n 1,400p >"$out/data/hard_sibling.jsonl"
+    reasoned | sed -n 401,1000p >"$out/data/hard.jsonl"
+    attempt sibling hard_sibling
+    attempt whole hard --ensemble "BeaverTailsTrainR=$out/hard_sibling.pairs.jsonl"
 }
 
 hs_dpo() {
-    example train_hsdpo -- --model "$out/whole/model" --data "$out/pairs.jsonl" \
+    example train_hsdpo -- --model "$out/whole/model" --data "$out/hard.pairs.jsonl" \
         --config "$here/hs_dpo.toml" --output "$out/hs_dpo"
 }
 
-# Calibrated on requests that were kept from training, then packed into one file of at most 9 MiB.
+# The rarest tokens go, calibrated on requests that were kept from training, packed into one file of at most
+# 9 MiB. The embedding is the head, too: in 4 bits, the guard would no longer write as it was taught to.
 pack() {
-    rm -rf "$out/guard"
-    cp -r "$out/hs_dpo/model" "$out/guard"
+    example prune_model -- --model "$out/hs_dpo/model" --vocabulary 30000 --texts "$out/data/read.jsonl" \
+        --texts "$out/data/traces.jsonl" --output "$out/guard"
     grep -v '"response"' "$out/data/held_out.jsonl" >"$out/data/held_prompts.jsonl"
     for mode in verdict reason; do
         example calibrate -- --model "$out/guard" --data "$out/data/held_prompts.jsonl" --mode "$mode" --max-tokens 256
     done
-    example export_gguf -- --model "$out/guard" --type q4_1 --embedding-type q4_0 --output "$out/small-guard.gguf"
+    example export_gguf -- --model "$out/guard" --type q4_1 --embedding-type q8_0 --output "$out/small-guard.gguf"
+}
+
+# Answers at once by SmolLM2 itself, with adapters.
+lora() {
+    example train_rsft -- --model "$SMOLLM2" --data "$out/data/labels.jsonl" \
+        --config "$here/lora.toml" --output "$out/lora"
+    echo '{"style": "compact", "knows_modes": true, "scores": {}}' >"$out/lora/model/guard.json"
 }
 
 all() {

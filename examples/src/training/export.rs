@@ -45,7 +45,11 @@ impl<'a> Export<'a> {
     pub(super) fn last(&self, model: &Llama) -> Outcome<PathBuf> {
         if let Some(lora) = &self.config.lora {
             let folder = self.arguments.output.join("adapter");
-            model.save_adapters(folder, lora, self.arguments.model.to_str())?;
+            model.save_adapters(
+                folder,
+                lora,
+                self.arguments.model.path().and_then(Path::to_str),
+            )?;
         }
         self.write(model, "model")
     }
@@ -62,7 +66,8 @@ impl<'a> Export<'a> {
         self.write_generation_config(&folder)?;
         write_settings(self.settings.without_scores(), &folder)?;
         for name in BESIDE {
-            if let Err(error) = copy(&self.arguments.model.join(name), &folder.join(name)) {
+            let Some(start) = self.arguments.model.path() else { break };
+            if let Err(error) = copy(&start.join(name), &folder.join(name)) {
                 lines::warn(&error);
             }
         }
@@ -72,8 +77,9 @@ impl<'a> Export<'a> {
     /// That of the model at the start, with the end tokens of the new `config.json`:
     /// transformers and vLLM stop at those of this file alone where there is one.
     fn write_generation_config(&self, folder: &Path) -> Outcome<()> {
-        let start = self.arguments.model.join(GENERATION);
-        let mut generation = if start.is_file() { read_json(&start)? } else { Map::new() };
+        let start = self.arguments.model.path().map(|model| model.join(GENERATION));
+        let start = start.filter(|start| start.is_file());
+        let mut generation = start.map_or_else(|| Ok(Map::new()), |start| read_json(&start))?;
         let mut config = read_json(&folder.join("config.json"))?;
         generation.insert("eos_token_id".to_owned(), config["eos_token_id"].take());
         generation.entry("bos_token_id").or_insert_with(|| config["bos_token_id"].take());

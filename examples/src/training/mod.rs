@@ -22,6 +22,7 @@ use guard_train::{
 
 use crate::lines::{self, Outcome};
 use crate::model;
+use crate::model_name::ModelName;
 use export::Export;
 use watch::RunWatch;
 
@@ -35,9 +36,9 @@ pub const EXIT_STATUS: &str = "Exit status: 0 when the model is written, 2 after
 /// The flags of a trainer.
 #[derive(Args, Debug)]
 pub struct TrainArguments {
-    /// The model to start from: a folder as the hub has it, or a .gguf file.
+    /// The model to start from: a folder as the hub has it, a .gguf file, or `embedded`, the small guard.
     #[arg(long)]
-    pub model: PathBuf,
+    pub model: ModelName,
     /// Where it is trained: auto, cpu, cuda, vulkan, metal, rocm or wgpu.
     #[arg(long, default_value_t)]
     pub device: DeviceName,

@@ -26,11 +26,11 @@ impl TrainArguments {
 
     /// A model that the run would write over.
     fn refuse_own_model(&self) -> Outcome<()> {
-        let Ok(model) = self.model.canonicalize() else { return Ok(()) };
+        let Some(Ok(model)) = self.model.path().map(Path::canonicalize) else { return Ok(()) };
         for name in WRITTEN {
             let written = self.output.join(name);
             if written.canonicalize().is_ok_and(|written| model.starts_with(written)) {
-                let (model, written) = (self.model.display(), written.display());
+                let (model, written) = (&self.model, written.display());
                 return Err(format!(
                     "--model {model} lies in {written}, which this run writes over: choose another --output"
                 )

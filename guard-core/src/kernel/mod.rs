@@ -20,6 +20,8 @@ mod norm;
 #[cfg(feature = "flex")]
 mod optimizer;
 #[cfg(feature = "flex")]
+pub(crate) mod packed;
+#[cfg(feature = "flex")]
 mod product;
 #[cfg(feature = "flex")]
 mod swiglu;

@@ -10,6 +10,8 @@ mod linear;
 mod llama;
 mod named;
 mod narrow;
+#[cfg(feature = "flex")]
+mod packed;
 mod parameters;
 mod prune;
 mod rope;
@@ -28,5 +30,7 @@ pub use parameters::RandomInit;
 pub use step::{ModelError, TokenBatch};
 
 pub(crate) use adapter::{AdapterParts, AdapterShape};
+#[cfg(feature = "flex")]
+pub(crate) use packed::frequencies;
 pub(crate) use parameters::Parameters;
 pub(crate) use rope::scaled;

@@ -10,7 +10,7 @@ use crate::config::{RopeConfig, RopeScaling};
 /// The rotation speeds of the pairs of dimensions, in radians a position.
 #[derive(Clone, Debug)]
 pub(super) struct Rope {
-    frequencies: Vec<f32>,
+    pub(super) frequencies: Vec<f32>,
 }
 
 impl Rope {

@@ -6,6 +6,9 @@
 
 use half::{bf16, f16};
 
+#[cfg(feature = "flex")]
+use crate::kernel::packed::Steps;
+
 /// The format of the numbers of a stored tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Encoding {
@@ -104,6 +107,58 @@ impl Encoding {
                 Self::Q6K => q6_k(block, weights),
             }
             out.extend(weights.iter().map(|&weight| T::from_f32(weight)));
+        }
+    }
+}
+
+#[cfg(feature = "flex")]
+impl Encoding {
+    /// Appends the weights of a row as steps of scales, where it has such for each block of 32; says whether
+    /// it has.
+    pub(super) fn steps(self, row: &[u8], out: &mut Vec<Steps>) -> bool {
+        let halves = |bytes: &[u8]| {
+            let mut steps = [0_i8; 32];
+            nibbles_of(bytes, |index, value| steps[index] = value.cast_signed());
+            steps
+        };
+        let half = |block: &[u8], at: usize| f16::from_le_bytes([block[at], block[at + 1]]);
+        let blocks = row.chunks_exact(self.block_bytes());
+        match self {
+            Self::Q8_0 => out.extend(blocks.map(|block| {
+                let mut steps = [0; 32];
+                let bytes = block[2..].iter().map(|byte| byte.cast_signed());
+                steps.iter_mut().zip(bytes).for_each(|(step, byte)| *step = byte);
+                Steps { scale: half(block, 0), minimum: f16::ZERO, steps }
+            })),
+            Self::Q4_0 => out.extend(blocks.map(|block| {
+                let scale = half(block, 0);
+                Steps { scale, minimum: f16::ZERO, steps: halves(&block[2..]) }
+            })),
+            Self::Q4_1 => out.extend(blocks.map(|block| {
+                let (scale, minimum) = (half(block, 0), half(block, 2));
+                Steps { scale, minimum, steps: halves(&block[4..]) }
+            })),
+            Self::Q4K => blocks.for_each(|block| q4_k_steps(block, out)),
+            Self::F32 | Self::F16 | Self::Bf16 | Self::Q6K => return false,
+        }
+        true
+    }
+}
+
+/// The sub-blocks of 32, whose scales and minima become 16-bit floats.
+#[cfg(feature = "flex")]
+fn q4_k_steps(block: &[u8], out: &mut Vec<Steps>) {
+    let (scale, minimum) = (half_at(block, 0), half_at(block, 2));
+    let (packed, quants) = (&block[4..16], &block[16..]);
+    for (group, bytes) in quants.chunks_exact(32).enumerate() {
+        for half in 0..2 {
+            let (sub_scale, sub_minimum) = six_bit_pair(packed, 2 * group + half);
+            let mut steps = [0; 32];
+            for (step, byte) in steps.iter_mut().zip(bytes) {
+                *step = (byte >> (4 * half) & 15).cast_signed();
+            }
+            let scale = f16::from_f32(scale * sub_scale);
+            out.push(Steps { scale, minimum: f16::from_f32(-minimum * sub_minimum), steps });
         }
     }
 }
@@ -233,9 +288,13 @@ fn q8_0(block: &[u8], weights: &mut [f32]) {
 
 /// The low halves of 16 bytes are the first 16 integers, the high halves the others.
 fn nibbles(bytes: &[u8], mut set: impl FnMut(usize, f32)) {
+    nibbles_of(bytes, |index, value| set(index, f32::from(value)));
+}
+
+fn nibbles_of(bytes: &[u8], mut set: impl FnMut(usize, u8)) {
     for (index, &byte) in bytes.iter().enumerate() {
-        set(index, f32::from(byte & 0x0f));
-        set(index + bytes.len(), f32::from(byte >> 4));
+        set(index, byte & 0x0f);
+        set(index + bytes.len(), byte >> 4);
     }
 }
 

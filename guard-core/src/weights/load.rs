@@ -81,16 +81,27 @@ pub(super) fn load(
     options: LoadOptions,
     device: &Device,
 ) -> Result<(Llama, LoadReport), WeightsError> {
+    let mut report = checked(store, config, options, device)?;
+    let model = Llama::new(config, &mut StoredParameters { store, options, device })?;
+    report.bytes = config.parameter_count() * options.weight_type.bytes();
+    Ok((model, report))
+}
+
+/// The report of a load that can begin: what the model needs is stored, and nothing that it does not.
+pub(super) fn checked(
+    store: &TensorStore,
+    config: &LlamaConfig,
+    options: LoadOptions,
+    device: &Device,
+) -> Result<LoadReport, WeightsError> {
     let needed = survey(config, device);
     let mut report = compare(store, config, &needed)?;
     let faulty = !report.missing.is_empty() || !report.mismatched.is_empty();
     if faulty || (!options.allow_unused && !report.unused.is_empty()) {
         return Err(WeightsError::Mismatch(Box::new(report)));
     }
-    let model = Llama::new(config, &mut StoredParameters { store, options, device })?;
     report.loaded = needed.len();
-    report.bytes = config.parameter_count() * options.weight_type.bytes();
-    Ok((model, report))
+    Ok(report)
 }
 
 /// What the model needs against what is stored, before anything is allocated.

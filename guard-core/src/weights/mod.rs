@@ -9,6 +9,8 @@ mod gguf;
 mod load;
 mod model_files;
 mod names;
+#[cfg(feature = "flex")]
+mod packed;
 mod safetensors;
 mod store;
 mod tensor_file;
@@ -22,6 +24,8 @@ pub use file::FileAccess;
 pub use gguf::{GgufOptions, GgufType, UnknownGgufType};
 pub use load::{LoadOptions, WeightType};
 pub use model_files::ModelFiles;
+#[cfg(feature = "flex")]
+pub use packed::PackedType;
 pub use tensor_file::{NamedTensor, TensorFile, write_tensors};
 
 pub(crate) use file::read_small_file;

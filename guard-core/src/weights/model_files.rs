@@ -9,9 +9,13 @@ use super::error::{LoadReport, WeightsError};
 use super::file::{FileAccess, read_small_file};
 use super::gguf::GgufFile;
 use super::load::{LoadOptions, load};
+#[cfg(feature = "flex")]
+use super::packed::{PackedType, load_packed};
 use super::safetensors::{open, open_sharded};
 use super::store::TensorStore;
 use crate::config::{LlamaConfig, TokenIds};
+#[cfg(feature = "flex")]
+use crate::kernel::packed::PackedLlama;
 use crate::model::Llama;
 use crate::tokenizer::{Tokenizer, TokenizerError};
 
@@ -123,6 +127,21 @@ impl ModelFiles {
         device: &Device,
     ) -> Result<(Llama, LoadReport), WeightsError> {
         load(self.store(), &self.config, options, device)
+    }
+
+    /// Loads the weights packed for inference on the CPU, straight from the files. `floats` says how
+    /// matrices of floats are packed; of `options` the float type is not looked at.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModelFiles::load`].
+    #[cfg(feature = "flex")]
+    pub fn load_packed(
+        &self,
+        floats: PackedType,
+        options: LoadOptions,
+    ) -> Result<(PackedLlama, LoadReport), WeightsError> {
+        load_packed(self.store(), &self.config, floats, options)
     }
 
     /// The tokenizer: the folder's `tokenizer.json`, or the GGUF file's vocabulary.

@@ -1,5 +1,7 @@
 //! Tensors as they lie in files, whatever the container, under their names on the hub.
 
+#[cfg(feature = "flex")]
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::Path;
@@ -56,6 +58,23 @@ impl TensorStore {
         Ok(out)
     }
 
+    /// The encoded rows of a matrix, in the hub's order.
+    #[cfg(feature = "flex")]
+    pub(super) fn rows(&self, tensor: &StoredTensor) -> Result<StoredRows<'_>, WeightsError> {
+        let columns = tensor.shape.last().copied().unwrap_or(1);
+        Ok(StoredRows {
+            bytes: self.files[tensor.file].read(tensor.range.clone())?,
+            row_bytes: tensor.encoding.row_bytes(columns).unwrap_or(0),
+            head_dim: tensor.interleaved_heads.map(|heads| tensor.shape[0] / heads.max(1)),
+        })
+    }
+
+    /// A tensor that was read and will not be again.
+    #[cfg(feature = "flex")]
+    pub(super) fn release(&self, tensor: &StoredTensor) {
+        self.files[tensor.file].release(tensor.range.clone());
+    }
+
     fn read_in_order<T: WeightFloat>(
         &self,
         tensor: &StoredTensor,
@@ -74,7 +93,7 @@ impl TensorStore {
         Ok(())
     }
 
-    /// Row `2 i + h` of a head goes to its half `h` as row `i`.
+    /// See [`interleaved`].
     fn read_interleaved<T: WeightFloat>(
         &self,
         tensor: &StoredTensor,
@@ -87,12 +106,37 @@ impl TensorStore {
         let head_dim = rows / heads;
         let bytes = file.read(tensor.range.clone())?;
         for row in 0..rows {
-            let (head, within) = (row / head_dim, row % head_dim);
-            let (half, pair) = (within / (head_dim / 2), within % (head_dim / 2));
-            let source = head * head_dim + 2 * pair + half;
+            let source = interleaved(row, head_dim);
             tensor.encoding.decode(&bytes[source * row_bytes..(source + 1) * row_bytes], out);
         }
         file.release(tensor.range.clone());
         Ok(())
+    }
+}
+
+/// Where the row of a head lies whose rotary pairs are interleaved: row `2 i + h` of a head is row `i` of
+/// its half `h`.
+fn interleaved(row: usize, head_dim: usize) -> usize {
+    let (head, within) = (row / head_dim, row % head_dim);
+    let (half, pair) = (within / (head_dim / 2), within % (head_dim / 2));
+    head * head_dim + 2 * pair + half
+}
+
+/// The rows of a matrix as they lie in the file.
+#[cfg(feature = "flex")]
+#[derive(Debug)]
+pub(super) struct StoredRows<'a> {
+    bytes: Cow<'a, [u8]>,
+    row_bytes: usize,
+    /// Of heads with interleaved rotary pairs.
+    head_dim: Option<usize>,
+}
+
+#[cfg(feature = "flex")]
+impl StoredRows<'_> {
+    /// The bytes of a row.
+    pub(super) fn row(&self, row: usize) -> &[u8] {
+        let row = self.head_dim.map_or(row, |head_dim| interleaved(row, head_dim));
+        &self.bytes[row * self.row_bytes..][..self.row_bytes]
     }
 }

@@ -1,0 +1,308 @@
+//! Attention of a few queries of one head to the pages of a sequence.
+
+use half::f16;
+
+use super::elementwise::exp;
+use super::lanes::{LANES, Lanes};
+
+/// Positions of a page.
+pub(crate) const PAGE: usize = 64;
+
+/// The most queries side by side.
+pub(crate) const QUERIES: usize = 6;
+
+/// Keys and values of one head in one page, in 16-bit floats. Keys lie in tiles of 16 positions,
+/// dimension by dimension; values position by position.
+#[derive(Clone, Copy)]
+pub(crate) struct HeadPage<'a> {
+    pub(crate) keys: &'a [f16],
+    pub(crate) values: &'a [f16],
+}
+
+/// Each query sees the positions before its limit. `wide` is the size of a head, a multiple of 16.
+///
+/// What a query comes to depends on no other one.
+#[inline(always)]
+pub(super) fn attend<'a, L: Lanes>(
+    lanes: L,
+    queries: &[f32],
+    limits: &[usize],
+    wide: usize,
+    pages: impl Fn(usize) -> HeadPage<'a>,
+    out: &mut [f32],
+) {
+    let mut at = 0;
+    while at < limits.len() {
+        let count = (limits.len() - at).min(QUERIES);
+        let queries = &queries[at * wide..(at + count) * wide];
+        let (limits, out) = (&limits[at..at + count], &mut out[at * wide..(at + count) * wide]);
+        match count {
+            1 => rows::<L, 1>(lanes, queries, limits, wide, &pages, out),
+            2 => rows::<L, 2>(lanes, queries, limits, wide, &pages, out),
+            3 => rows::<L, 3>(lanes, queries, limits, wide, &pages, out),
+            4 => rows::<L, 4>(lanes, queries, limits, wide, &pages, out),
+            5 => rows::<L, 5>(lanes, queries, limits, wide, &pages, out),
+            _ => rows::<L, QUERIES>(lanes, queries, limits, wide, &pages, out),
+        }
+        at += count;
+    }
+}
+
+#[inline(always)]
+fn rows<'a, L: Lanes, const R: usize>(
+    lanes: L,
+    queries: &[f32],
+    limits: &[usize],
+    wide: usize,
+    pages: &impl Fn(usize) -> HeadPage<'a>,
+    out: &mut [f32],
+) {
+    let most = limits.iter().copied().max().unwrap_or(0);
+    let mut scores = [[0.0_f32; PAGE]; R];
+    let (mut highest, mut sums) = ([f32::NEG_INFINITY; R], [0.0_f32; R]);
+    out.fill(0.0);
+    for page in 0..most.div_ceil(PAGE) {
+        let HeadPage { keys, values } = pages(page);
+        let count = (most - page * PAGE).min(PAGE);
+        score::<L, R>(lanes, queries, wide, keys, count, &mut scores);
+        let (mut factors, mut visible) = ([0.0; R], [0; R]);
+        for r in 0..R {
+            visible[r] = limits[r].saturating_sub(page * PAGE).min(PAGE);
+            factors[r] = soften(lanes, &mut scores[r], visible[r], &mut highest[r], &mut sums[r]);
+        }
+        add_values::<L, R>(lanes, &scores, (factors, visible), wide, values, out);
+    }
+    for (row, sum) in out.chunks_exact_mut(wide).zip(sums) {
+        row.iter_mut().for_each(|value| *value /= sum);
+    }
+}
+
+/// The products of all queries with the keys of a page.
+#[inline(always)]
+fn score<L: Lanes, const R: usize>(
+    lanes: L,
+    queries: &[f32],
+    wide: usize,
+    keys: &[f16],
+    count: usize,
+    scores: &mut [[f32; PAGE]; R],
+) {
+    let (tiles, _) = keys.as_chunks::<LANES>();
+    for pair in 0..count.div_ceil(2 * LANES) {
+        let first = &tiles[2 * pair * wide..][..wide];
+        let second = &tiles[(2 * pair + 1) * wide..][..wide];
+        let mut sums = [[lanes.splat(0.0); 2]; R];
+        for at in 0..wide {
+            let keys = [lanes.load_f16(&first[at]), lanes.load_f16(&second[at])];
+            for r in 0..R {
+                let query = lanes.splat(queries[r * wide + at]);
+                sums[r][0] = lanes.mul_add(keys[0], query, sums[r][0]);
+                sums[r][1] = lanes.mul_add(keys[1], query, sums[r][1]);
+            }
+        }
+        for r in 0..R {
+            let (places, _) = scores[r].as_chunks_mut::<LANES>();
+            lanes.store(sums[r][0], &mut places[2 * pair]);
+            lanes.store(sums[r][1], &mut places[2 * pair + 1]);
+        }
+    }
+}
+
+/// Turns the scores of a page into weights relative to the highest score so far. Gives the factor of what
+/// was weighed before.
+#[inline(always)]
+fn soften<L: Lanes>(
+    lanes: L,
+    scores: &mut [f32; PAGE],
+    visible: usize,
+    highest: &mut f32,
+    sum: &mut f32,
+) -> f32 {
+    if visible == 0 {
+        scores.fill(0.0);
+        return 1.0;
+    }
+    scores[visible..].fill(f32::NEG_INFINITY);
+    let (vectors, _) = scores.as_chunks_mut::<LANES>();
+    let mut top = lanes.load(&vectors[0]);
+    for vector in &vectors[1..] {
+        top = lanes.max(top, lanes.load(vector));
+    }
+    let before = *highest;
+    *highest = before.max(lanes.largest(top));
+    let lift = lanes.splat(-*highest);
+    for vector in vectors.iter_mut() {
+        let weights = exp(lanes, lanes.add(lanes.load(vector), lift));
+        lanes.store(weights, vector);
+    }
+    scores[visible..].fill(0.0);
+    let (vectors, _) = scores.as_chunks::<LANES>();
+    let mut total = lanes.load(&vectors[0]);
+    for vector in &vectors[1..] {
+        total = lanes.add(total, lanes.load(vector));
+    }
+    let factor = if before == f32::NEG_INFINITY { 0.0 } else { (before - *highest).exp() };
+    *sum = *sum * factor + lanes.sum(total);
+    factor
+}
+
+/// Adds the weighed values of the visible positions of a page to what was there times a factor.
+#[inline(always)]
+fn add_values<L: Lanes, const R: usize>(
+    lanes: L,
+    weights: &[[f32; PAGE]; R],
+    factors: ([f32; R], [usize; R]),
+    wide: usize,
+    values: &[f16],
+    out: &mut [f32],
+) {
+    let mut first = 0;
+    while first + 2 * LANES <= wide {
+        add_vectors::<L, R, 2>(lanes, weights, factors, [wide, first], values, out);
+        first += 2 * LANES;
+    }
+    if first < wide {
+        add_vectors::<L, R, 1>(lanes, weights, factors, [wide, first], values, out);
+    }
+}
+
+/// The same for `V` vectors of the head, from dimension `first` on.
+#[inline(always)]
+fn add_vectors<L: Lanes, const R: usize, const V: usize>(
+    lanes: L,
+    weights: &[[f32; PAGE]; R],
+    (factors, visible): ([f32; R], [usize; R]),
+    [wide, first]: [usize; 2],
+    values: &[f16],
+    out: &mut [f32],
+) {
+    let (values, _) = values.as_chunks::<LANES>();
+    let (out, _) = out.as_chunks_mut::<LANES>();
+    let (each, first) = (wide / LANES, first / LANES);
+    let mut sums = [[lanes.splat(0.0); V]; R];
+    for r in 0..R {
+        for v in 0..V {
+            let before = lanes.load(&out[r * each + first + v]);
+            sums[r][v] = lanes.mul(before, lanes.splat(factors[r]));
+        }
+    }
+    let (mut seen_by_all, mut seen) = (PAGE, 0);
+    for visible in visible {
+        (seen_by_all, seen) = (seen_by_all.min(visible), seen.max(visible));
+    }
+    for (position, values) in values.chunks_exact(each).take(seen).enumerate() {
+        let mut vectors = [lanes.load_f16(&values[first]); V];
+        for v in 1..V {
+            vectors[v] = lanes.load_f16(&values[first + v]);
+        }
+        for r in 0..R {
+            // A value that is no number would be none times a weight of 0, too.
+            if position >= seen_by_all && position >= visible[r] {
+                continue;
+            }
+            let weight = lanes.splat(weights[r][position]);
+            for v in 0..V {
+                sums[r][v] = lanes.mul_add(vectors[v], weight, sums[r][v]);
+            }
+        }
+    }
+    for r in 0..R {
+        for v in 0..V {
+            lanes.store(sums[r][v], &mut out[r * each + first + v]);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::super::kernels::{self, Level};
+    use super::super::matrix::tests::noise;
+    use super::*;
+
+    /// Keys and values of positions, in pages.
+    fn pages(keys: &[f32], values: &[f32], wide: usize) -> Vec<(Vec<f16>, Vec<f16>)> {
+        let positions = keys.len() / wide;
+        let page = |page: usize| {
+            let mut both = (vec![f16::ZERO; PAGE * wide], vec![f16::ZERO; PAGE * wide]);
+            for within in 0..PAGE.min(positions - page * PAGE) {
+                for at in 0..wide {
+                    let from = (page * PAGE + within) * wide + at;
+                    let tile = within / LANES * LANES * wide + at * LANES + within % LANES;
+                    both.0[tile] = f16::from_f32(keys[from]);
+                    both.1[within * wide + at] = f16::from_f32(values[from]);
+                }
+            }
+            both
+        };
+        (0..positions.div_ceil(PAGE)).map(page).collect()
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
+        /// Against sums in 64 bits, with all vectors that this processor has.
+        #[test]
+        fn it_is_attention(count in 1..10_usize, positions in 1..200_usize, vectors in 1..5_usize, seed: u16) {
+            let wide = vectors * LANES;
+            let seed = usize::from(seed);
+            let round = |value: f32| f16::from_f32(value).to_f32();
+            let [keys, values]: [Vec<f32>; 2] = [seed, seed + 1]
+                .map(|seed| noise(positions * wide, seed).into_iter().map(round).collect());
+            let queries = noise(count * wide, seed + 2);
+            let limits: Vec<usize> = (0..count).map(|at| 1 + (at * 31 + seed) % positions).collect();
+            let pages = pages(&keys, &values, wide);
+            let page = |page: usize| HeadPage { keys: &pages[page].0, values: &pages[page].1 };
+            for level in Level::all() {
+                let mut out = vec![f32::NAN; count * wide];
+                kernels::attend(level, &queries, &limits, wide, &page, &mut out);
+                for (row, &limit) in limits.iter().enumerate() {
+                    let query = &queries[row * wide..][..wide];
+                    let score = |position: usize| -> f64 {
+                        let key = &keys[position * wide..][..wide];
+                        query.iter().zip(key).map(|(q, k)| f64::from(*q) * f64::from(*k)).sum()
+                    };
+                    let weights: Vec<f64> = (0..limit).map(|at| score(at).exp()).collect();
+                    let sum: f64 = weights.iter().sum();
+                    for at in 0..wide {
+                        let value = |position: usize| f64::from(values[position * wide + at]);
+                        let expected: f64 =
+                            weights.iter().enumerate().map(|(at, weight)| weight / sum * value(at)).sum();
+                        let found = f64::from(out[row * wide + at]);
+                        prop_assert!((found - expected).abs() < 1e-4, "{level:?}: {found} {expected}");
+                    }
+                    // The same bits in whatever company.
+                    let mut alone = vec![f32::NAN; wide];
+                    kernels::attend(level, query, &[limit], wide, &page, &mut alone);
+                    prop_assert_eq!(&alone[..], &out[row * wide..][..wide]);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_query_does_not_see_changes_nothing() {
+        let mut values = vec![1.0; 3 * LANES];
+        values[2 * LANES..].fill(f32::INFINITY);
+        let pages = pages(&[0.5; 3 * LANES], &values, LANES);
+        let page = |page: usize| HeadPage { keys: &pages[page].0, values: &pages[page].1 };
+        for level in Level::all() {
+            let mut out = [0.0; 2 * LANES];
+            kernels::attend(level, &[1.0; 2 * LANES], &[2, 3], LANES, &page, &mut out);
+            assert_eq!(out[..LANES], [1.0; LANES], "{level:?}");
+            assert!(out[LANES..].iter().all(|value| value.is_infinite()), "{level:?}");
+        }
+    }
+
+    #[test]
+    fn a_score_that_is_no_number_leaves_none() {
+        let pages = pages(&[f32::NAN; LANES], &[1.0; LANES], LANES);
+        let page = |page: usize| HeadPage { keys: &pages[page].0, values: &pages[page].1 };
+        for level in Level::all() {
+            let mut out = [0.0; LANES];
+            kernels::attend(level, &[1.0; LANES], &[1], LANES, &page, &mut out);
+            assert!(out.iter().all(|value| value.is_nan()), "{level:?}");
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What happens to rows between products.
+
+use super::lanes::{LANES, Lanes};
+use super::matrix::{BLOCK, InputBlock};
+
+/// `e^x` for `x` from -87 to 88, with a relative error under 3e-7; beyond them that of the end. What is no
+/// number stays that.
+#[inline(always)]
+pub(super) fn exp<L: Lanes>(lanes: L, x: L::F) -> L::F {
+    let x = lanes.min(lanes.splat(88.0), lanes.max(lanes.splat(-87.0), x));
+    // A number so large that its last bit is worth 1.
+    let large = lanes.splat(12_582_912.0);
+    let sum = lanes.mul_add(x, lanes.splat(std::f32::consts::LOG2_E), large);
+    let power = lanes.add(sum, lanes.splat(-12_582_912.0));
+    let rest = lanes.mul_add(power, lanes.splat(-0.693_359_4), x);
+    let rest = lanes.mul_add(power, lanes.splat(2.121_944_4e-4), rest);
+    let mut value = lanes.splat(1.0 / 5040.0);
+    for term in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+        value = lanes.mul_add(value, rest, lanes.splat(term));
+    }
+    lanes.scale(value, power)
+}
+
+/// `x / (1 + e^-x)`.
+#[inline(always)]
+pub(super) fn silu<L: Lanes>(lanes: L, x: L::F) -> L::F {
+    let one = lanes.splat(1.0);
+    let negative = lanes.mul(x, lanes.splat(-1.0));
+    lanes.div(x, lanes.add(one, exp(lanes, negative)))
+}
+
+/// The row divided by the root of its mean square, times the weights.
+#[inline(always)]
+pub(super) fn rms_norm<L: Lanes>(
+    lanes: L,
+    row: &[f32],
+    weights: &[f32],
+    epsilon: f32,
+    out: &mut [f32],
+) {
+    let (whole, rest) = row.as_chunks::<LANES>();
+    let mut squares = lanes.splat(0.0);
+    for values in whole {
+        let values = lanes.load(values);
+        squares = lanes.mul_add(values, values, squares);
+    }
+    let rest: f32 = rest.iter().map(|value| value * value).sum();
+    let mean = (lanes.sum(squares) + rest) / row.len() as f32;
+    // Beyond the floats there is no norm, rather than one of 0.
+    let factor = if mean.is_finite() { 1.0 / (mean + epsilon).sqrt() } else { f32::NAN };
+    for ((out, value), weight) in out.iter_mut().zip(row).zip(weights) {
+        *out = value * factor * weight;
+    }
+}
+
+/// Inputs in bytes, blocks of 32.
+#[inline(always)]
+pub(super) fn quantize(row: &[f32], blocks: &mut [InputBlock]) {
+    let (whole, rest) = row.as_chunks::<BLOCK>();
+    for (values, block) in whole.iter().zip(blocks.iter_mut()) {
+        quantize_block(values, block);
+    }
+    if let (false, Some(block)) = (rest.is_empty(), blocks.get_mut(whole.len())) {
+        let mut values = [0.0; BLOCK];
+        values[..rest.len()].copy_from_slice(rest);
+        quantize_block(&values, block);
+    }
+}
+
+#[inline(always)]
+fn quantize_block(values: &[f32; BLOCK], block: &mut InputBlock) {
+    // The bits of floats without their signs are in the order of the floats, NaN above all.
+    let bits =
+        values.iter().fold(0, |largest: u32, value| largest.max(value.to_bits() & 0x7fff_ffff));
+    let largest = f32::from_bits(bits);
+    block.scale = largest / 127.0;
+    let inverse = if largest > 0.0 { 127.0 / largest } else { 0.0 };
+    let mut sum = 0;
+    for (step, value) in block.steps.iter_mut().zip(values) {
+        // Added to a number whose last bit is worth 1, a float is rounded, and its low bits are the integer.
+        // Of what is no number the step is of no account: the scale is none either.
+        *step = (value * inverse + 12_582_912.0).to_bits() as i8;
+        sum += i32::from(*step);
+    }
+    block.sum = sum;
+}
+
+/// Rotates the pairs of one head, half by half, and multiplies by `scale`.
+#[inline(always)]
+pub(super) fn rotate(head: &[f32], cos: &[f32], sin: &[f32], scale: f32, out: &mut [f32]) {
+    let half = cos.len();
+    let (first, second) = head.split_at(half);
+    let (low, high) = out.split_at_mut(half);
+    for at in 0..half {
+        low[at] = (first[at] * cos[at] - second[at] * sin[at]) * scale;
+        high[at] = (second[at] * cos[at] + first[at] * sin[at]) * scale;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::kernels::{self, Level};
+    use super::super::lanes::Portable;
+    use super::super::matrix::tests::noise;
+    use super::*;
+
+    #[test]
+    fn powers_are_those_of_the_library() {
+        for step in -8700..=8800 {
+            let x = step as f32 / 100.0;
+            let found = f64::from(exp(Portable, [x; LANES])[0]);
+            let expected = f64::from(x).exp();
+            assert!((found / expected - 1.0).abs() < 3e-7, "{x}: {found} {expected}");
+        }
+        assert!(exp(Portable, [f32::NEG_INFINITY; LANES])[0] < 2e-38);
+        assert!(exp(Portable, [f32::NAN; LANES])[0].is_nan());
+        assert_eq!(silu(Portable, [0.0; LANES])[0], 0.0);
+        assert!((silu(Portable, [-1.0; LANES])[0] + 0.268_941_43).abs() < 1e-7);
+    }
+
+    #[test]
+    fn norms_are_those_of_the_schoolbook() {
+        for level in Level::all() {
+            for size in [1, 15, 16, 40, 576] {
+                let (row, weights) = (noise(size, 1), noise(size, 2));
+                let mut out = vec![f32::NAN; size];
+                kernels::rms_norm(level, &row, &weights, 1e-5, &mut out);
+                let squares: f64 = row.iter().map(|value| f64::from(*value).powi(2)).sum();
+                let root = (squares / size as f64 + 1e-5).sqrt();
+                for ((found, value), weight) in out.iter().zip(&row).zip(&weights) {
+                    let expected = f64::from(*value) / root * f64::from(*weight);
+                    assert!((f64::from(*found) - expected).abs() < 1e-5, "{level:?} {size}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn inputs_come_back_within_half_a_step() {
+        for level in Level::all() {
+            for size in [1, 31, 32, 100] {
+                let row: Vec<f32> = noise(size, 3).iter().map(|value| value * 7.0).collect();
+                let mut blocks = vec![InputBlock::ZERO; size.div_ceil(BLOCK)];
+                kernels::quantize(level, &row, &mut blocks);
+                for (at, value) in row.iter().enumerate() {
+                    let block = &blocks[at / BLOCK];
+                    let found = f32::from(block.steps[at % BLOCK]) * block.scale;
+                    assert!((found - value).abs() <= block.scale * 0.501, "{found} {value}");
+                }
+                for block in &blocks {
+                    let sum: i32 = block.steps.iter().map(|&step| i32::from(step)).sum();
+                    assert_eq!(block.sum, sum);
+                    assert!(!block.steps.contains(&i8::MIN));
+                }
+            }
+        }
+        let mut block = [InputBlock::ZERO];
+        for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+            kernels::quantize(Level::Portable, &[1.0, bad], &mut block);
+            assert!(!block[0].scale.is_finite());
+        }
+        kernels::quantize(Level::Portable, &[0.0; 5], &mut block);
+        assert_eq!((block[0].scale, block[0].sum), (0.0, 0));
+    }
+}

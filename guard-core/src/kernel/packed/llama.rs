@@ -1,0 +1,312 @@
+//! A LLaMA on packed weights: what it holds, and a step of it.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::cache::{OpenPages, PackedCache, Sizes};
+use super::kernels::Level;
+use super::matrix::{BLOCK, InputBlock, PackedMatrix};
+use super::part::{Own, Part};
+use super::shared::Shared;
+use super::team::Team;
+use crate::config::LlamaConfig;
+use crate::model::ModelError;
+
+/// A LLaMA for inference on CPUs, with weights that are packed for its kernels: as integers where the file
+/// has integers, otherwise as one says.
+///
+/// What it computes for a token depends on the tokens before it and on nothing else: not on other
+/// sequences of the call, not on the pieces in which a text is read, not on the number of threads. All
+/// of it is the same to the bit.
+///
+/// ```
+/// use guard_core::{Llama, LlamaConfig, PackedPiece, PackedType, RandomInit, burn::tensor::Device};
+///
+/// let (config, device) = (LlamaConfig::tiny(64), Device::flex());
+/// let model = Llama::random(&config, RandomInit::default(), &device)?.packed(PackedType::Q8_0);
+/// let model = model.expect("the model lies in the memory of the CPU");
+///
+/// let mut cache = model.cache();
+/// let logits = model.forward(&mut [PackedPiece::new(&[1, 2, 3], &mut cache)], &[2])?;
+/// assert_eq!((logits.len(), cache.len()), (64, 3));
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct PackedLlama {
+    pub(super) config: LlamaConfig,
+    pub(super) embedding: PackedMatrix,
+    pub(super) blocks: Vec<PackedBlock>,
+    pub(super) norm: Vec<f32>,
+    /// `None` when the embedding matrix is the head.
+    pub(super) head: Option<PackedMatrix>,
+    /// The rotation of each pair of dimensions, in radians a position.
+    frequencies: Vec<f32>,
+    pub(super) level: Level,
+    scratch: Mutex<Scratch>,
+}
+
+#[derive(Debug)]
+pub(crate) struct PackedBlock {
+    pub(crate) attention_norm: Vec<f32>,
+    /// Queries, keys and values.
+    pub(crate) projections: [PackedMatrix; 3],
+    pub(crate) output: PackedMatrix,
+    pub(crate) feed_forward_norm: Vec<f32>,
+    /// Gate and up, of one grid.
+    pub(crate) gated: [PackedMatrix; 2],
+    pub(crate) down: PackedMatrix,
+}
+
+/// The weights of a model.
+#[derive(Debug)]
+pub(crate) struct PackedWeights {
+    pub(crate) embedding: PackedMatrix,
+    pub(crate) blocks: Vec<PackedBlock>,
+    pub(crate) norm: Vec<f32>,
+    pub(crate) head: Option<PackedMatrix>,
+}
+
+impl std::fmt::Debug for PackedLlama {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PackedLlama")
+            .field("config", &self.config)
+            .field("bytes", &self.bytes())
+            .field("level", &self.level)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Tokens that follow what a sequence has read.
+#[derive(Debug)]
+pub struct PackedPiece<'a> {
+    tokens: &'a [u32],
+    cache: &'a mut PackedCache,
+}
+
+impl<'a> PackedPiece<'a> {
+    /// These tokens, behind those that the cache holds, to which they are added.
+    pub fn new(tokens: &'a [u32], cache: &'a mut PackedCache) -> Self {
+        Self { tokens, cache }
+    }
+}
+
+/// Memory that each step uses again.
+#[derive(Debug, Default)]
+struct Scratch {
+    projected: Vec<f32>,
+    attended: Vec<f32>,
+    mixed: Vec<f32>,
+    gated: Vec<f32>,
+    gated_blocks: Vec<InputBlock>,
+    last: Vec<f32>,
+    last_blocks: Vec<InputBlock>,
+    own: Vec<Own>,
+}
+
+/// One token of a step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) token: u32,
+    pub(super) sequence: usize,
+    pub(super) position: usize,
+}
+
+/// What all threads of a step share.
+pub(super) struct Step<'a> {
+    pub(super) places: Vec<Place>,
+    pub(super) sequences: Vec<OpenPages>,
+    cos: Vec<f32>,
+    sin: Vec<f32>,
+    /// The places whose logits are wanted.
+    pub(super) wanted: &'a [usize],
+    /// Each thread takes rows of its own through all layers; otherwise all threads have all rows, and
+    /// share out the outputs of each product.
+    pub(super) by_rows: bool,
+    pub(super) projected: Shared<f32>,
+    pub(super) attended: Shared<f32>,
+    pub(super) mixed: Shared<f32>,
+    pub(super) gated: Shared<f32>,
+    pub(super) gated_blocks: Shared<InputBlock>,
+    pub(super) last: Shared<f32>,
+    pub(super) last_blocks: Shared<InputBlock>,
+    pub(super) logits: Shared<f32>,
+    pub(super) own: Shared<Own>,
+}
+
+/// Tokens of a step from which on each thread takes rows of its own: the weights are then read more often,
+/// and threads wait for each other once a layer instead of five times.
+const BY_ROWS: usize = 64;
+
+/// Products of a weight and an input in a step up to which one thread does it alone: threads would wait for
+/// each other longer than they compute.
+const ALONE: usize = 16 << 20;
+
+impl Step<'_> {
+    /// Cosines and sines of a row's position.
+    pub(super) fn rotation(&self, row: usize) -> (&[f32], &[f32]) {
+        let half = self.cos.len() / self.places.len();
+        let range = row * half..(row + 1) * half;
+        (&self.cos[range.clone()], &self.sin[range])
+    }
+}
+
+impl PackedLlama {
+    pub(crate) fn new(config: LlamaConfig, frequencies: Vec<f32>, weights: PackedWeights) -> Self {
+        let PackedWeights { embedding, blocks, norm, head } = weights;
+        Self {
+            config,
+            embedding,
+            blocks,
+            norm,
+            head,
+            frequencies,
+            level: Level::best(),
+            scratch: Mutex::default(),
+        }
+    }
+
+    /// The shape of the model.
+    #[must_use]
+    pub fn config(&self) -> &LlamaConfig {
+        &self.config
+    }
+
+    /// The memory that the matrices take.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        let of_block = |block: &PackedBlock| {
+            let matrices = block.projections.iter().chain(&block.gated);
+            matrices.chain([&block.output, &block.down]).map(PackedMatrix::bytes).sum::<usize>()
+        };
+        let ends = [Some(&self.embedding), self.head.as_ref()];
+        ends.into_iter().flatten().map(PackedMatrix::bytes).sum::<usize>()
+            + self.blocks.iter().map(of_block).sum::<usize>()
+    }
+
+    /// An empty cache for one sequence.
+    #[must_use]
+    pub fn cache(&self) -> PackedCache {
+        PackedCache::new(Sizes::new(&self.config))
+    }
+
+    /// Reads the tokens of all pieces, each behind what its cache holds, and gives the logits over the
+    /// vocabulary behind those at the places `wanted`, one after the other. Places are counted through all
+    /// pieces.
+    ///
+    /// Calls of several threads take turns; each uses all threads.
+    ///
+    /// # Errors
+    ///
+    /// [`ModelError`] when there is no piece or one without a token, a token is not in the vocabulary, a
+    /// sequence leaves the model's context, or a cache is another model's. The caches are unchanged then.
+    ///
+    /// # Panics
+    ///
+    /// When there are not so many places as is wanted.
+    pub fn forward(
+        &self,
+        pieces: &mut [PackedPiece<'_>],
+        wanted: &[usize],
+    ) -> Result<Vec<f32>, ModelError> {
+        self.check(pieces)?;
+        let mut places = Vec::new();
+        let mut sequences = Vec::new();
+        for (sequence, piece) in pieces.iter_mut().enumerate() {
+            let start = piece.cache.len();
+            let tokens = piece.tokens.iter().enumerate();
+            places.extend(tokens.map(|(at, &token)| Place {
+                token,
+                sequence,
+                position: start + at,
+            }));
+            sequences.push(piece.cache.open(piece.tokens.len()));
+        }
+        assert!(wanted.iter().all(|&place| place < places.len()), "no such place");
+        let mut logits = vec![0.0; wanted.len() * self.config.vocab_size];
+        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_small = places.len() * self.config.parameter_count() < ALONE;
+        let team = if is_small { Team::alone() } else { Team::global() };
+        let step = self.step(&mut scratch, (places, sequences), wanted, &mut logits, team.size());
+        team.run(&|member| Part::new(self, &step, member).run());
+        for piece in pieces {
+            piece.cache.close(piece.tokens.len());
+        }
+        Ok(logits)
+    }
+
+    fn check(&self, pieces: &[PackedPiece<'_>]) -> Result<(), ModelError> {
+        if pieces.is_empty() {
+            return Err(ModelError::EmptyBatch);
+        }
+        let (vocab_size, limit) = (self.config.vocab_size, self.config.max_positions);
+        let sizes = Sizes::new(&self.config);
+        for piece in pieces {
+            if piece.tokens.is_empty() {
+                return Err(ModelError::EmptyBatch);
+            }
+            if let Some(&id) = piece.tokens.iter().find(|&&id| id as usize >= vocab_size) {
+                return Err(ModelError::TokenOutOfRange { id, vocab_size });
+            }
+            let tokens = piece.cache.len() + piece.tokens.len();
+            if tokens > limit {
+                return Err(ModelError::ContextFull { tokens, limit });
+            }
+            if piece.cache.sizes() != sizes {
+                let (expected, found) = (sizes.shape(1), piece.cache.sizes().shape(1));
+                return Err(ModelError::CacheMismatch { expected, found });
+            }
+        }
+        Ok(())
+    }
+
+    fn step<'a>(
+        &self,
+        scratch: &mut Scratch,
+        (places, sequences): (Vec<Place>, Vec<OpenPages>),
+        wanted: &'a [usize],
+        logits: &mut [f32],
+        threads: usize,
+    ) -> Step<'a> {
+        let &LlamaConfig { hidden_size, intermediate_size, heads, kv_heads, head_dim, .. } =
+            &self.config;
+        let rows = places.len();
+        grow(&mut scratch.projected, rows * (heads + 2 * kv_heads) * head_dim, 0.0);
+        grow(&mut scratch.attended, rows * heads * head_dim, 0.0);
+        grow(&mut scratch.mixed, rows * hidden_size, 0.0);
+        grow(&mut scratch.gated, rows * intermediate_size, 0.0);
+        let blocks = intermediate_size.div_ceil(BLOCK);
+        grow(&mut scratch.gated_blocks, rows * blocks, InputBlock::ZERO);
+        grow(&mut scratch.last, wanted.len() * hidden_size, 0.0);
+        let blocks = hidden_size.div_ceil(BLOCK);
+        grow(&mut scratch.last_blocks, wanted.len() * blocks, InputBlock::ZERO);
+        let threads = threads.max(scratch.own.len());
+        scratch.own.resize_with(threads, Own::default);
+        let angles = || {
+            places.iter().flat_map(|place| {
+                self.frequencies.iter().map(|frequency| place.position as f32 * frequency)
+            })
+        };
+        Step {
+            cos: angles().map(f32::cos).collect(),
+            sin: angles().map(f32::sin).collect(),
+            by_rows: rows >= BY_ROWS,
+            places,
+            sequences,
+            wanted,
+            projected: Shared::new(&mut scratch.projected),
+            attended: Shared::new(&mut scratch.attended),
+            mixed: Shared::new(&mut scratch.mixed),
+            gated: Shared::new(&mut scratch.gated),
+            gated_blocks: Shared::new(&mut scratch.gated_blocks),
+            last: Shared::new(&mut scratch.last),
+            last_blocks: Shared::new(&mut scratch.last_blocks),
+            logits: Shared::new(logits),
+            own: Shared::new(&mut scratch.own),
+        }
+    }
+}
+
+/// At least so many values.
+pub(super) fn grow<T: Clone>(values: &mut Vec<T>, len: usize, value: T) {
+    if values.len() < len {
+        values.resize(len, value);
+    }
+}

@@ -1,0 +1,24 @@
+//! Inference on CPUs with packed weights, beside burn: every matrix is read once, in the order in which it
+//! lies, and threads go through a whole pass without being called for each operation.
+//!
+//! What is unsafe here is of three kinds: instructions that not every processor has (`x86`, `kernels`), memory
+//! of which several threads write parts (`shared`, `cache`, `part`), and work that threads borrow (`team`).
+
+mod attention;
+mod cache;
+mod elementwise;
+mod kernels;
+mod lanes;
+mod llama;
+mod matrix;
+mod part;
+mod product;
+mod shared;
+mod team;
+#[cfg(target_arch = "x86_64")]
+mod x86;
+
+pub use cache::PackedCache;
+pub(crate) use llama::{PackedBlock, PackedWeights};
+pub use llama::{PackedLlama, PackedPiece};
+pub(crate) use matrix::{Grid, PackedMatrix, Row, Steps};

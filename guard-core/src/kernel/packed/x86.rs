@@ -1,0 +1,286 @@
+//! The vectors of x86 processors.
+#![allow(unsafe_code, reason = "instructions that not every processor has")]
+
+use std::arch::x86_64::*;
+
+use half::f16;
+
+use super::lanes::{Bytes, LANES, Lanes};
+
+/// AVX-512 with integer products (VNNI).
+#[derive(Clone, Copy)]
+pub(super) struct Avx512(());
+
+impl Avx512 {
+    pub(super) fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("f16c"))
+        .then_some(Self(()))
+    }
+}
+
+// SAFETY (of all blocks): a value of `Avx512` exists only where the processor has these instructions;
+// loads and stores are within the arrays.
+impl Lanes for Avx512 {
+    type F = __m512;
+    type I = __m512i;
+    type W = __m512i;
+
+    #[inline(always)]
+    fn splat(self, value: f32) -> Self::F {
+        unsafe { _mm512_set1_ps(value) }
+    }
+    #[inline(always)]
+    fn load(self, values: &[f32; LANES]) -> Self::F {
+        unsafe { _mm512_loadu_ps(values.as_ptr()) }
+    }
+    #[inline(always)]
+    fn store(self, vector: Self::F, values: &mut [f32; LANES]) {
+        unsafe { _mm512_storeu_ps(values.as_mut_ptr(), vector) }
+    }
+    #[inline(always)]
+    fn load_f16(self, values: &[f16; LANES]) -> Self::F {
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn add(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_add_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+    #[inline(always)]
+    fn div(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_div_ps(a, b) }
+    }
+    #[inline(always)]
+    fn max(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_max_ps(a, b) }
+    }
+    #[inline(always)]
+    fn min(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_min_ps(a, b) }
+    }
+    #[inline(always)]
+    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+    #[inline(always)]
+    fn scale(self, a: Self::F, b: Self::F) -> Self::F {
+        unsafe { _mm512_scalef_ps(a, b) }
+    }
+    #[inline(always)]
+    fn sum(self, a: Self::F) -> f32 {
+        unsafe { _mm512_reduce_add_ps(a) }
+    }
+    #[inline(always)]
+    fn largest(self, a: Self::F) -> f32 {
+        unsafe { _mm512_reduce_max_ps(a) }
+    }
+    #[inline(always)]
+    fn splat_i32(self, value: i32) -> Self::I {
+        unsafe { _mm512_set1_epi32(value) }
+    }
+    #[inline(always)]
+    fn to_f32(self, vector: Self::I) -> Self::F {
+        unsafe { _mm512_cvtepi32_ps(vector) }
+    }
+    #[inline(always)]
+    fn dot(self, sums: Self::I, weights: Self::W, inputs: [i8; 4]) -> Self::I {
+        let inputs = i32::from_ne_bytes(inputs.map(i8::cast_unsigned));
+        unsafe { _mm512_dpbusd_epi32(sums, weights, _mm512_set1_epi32(inputs)) }
+    }
+    #[inline(always)]
+    fn load_bytes(self, bytes: &Bytes) -> Self::W {
+        unsafe { _mm512_load_si512(bytes.0.as_ptr().cast()) }
+    }
+    #[inline(always)]
+    fn nibbles(self, bytes: &Bytes) -> (Self::W, Self::W) {
+        unsafe {
+            let (bytes, low) = (self.load_bytes(bytes), _mm512_set1_epi8(15));
+            (_mm512_and_si512(bytes, low), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low))
+        }
+    }
+}
+
+/// The same in two registers: AVX2 with integer products (AVX-VNNI).
+#[derive(Clone, Copy)]
+pub(super) struct AvxVnni(());
+
+impl AvxVnni {
+    pub(super) fn new() -> Option<Self> {
+        (Avx2::new().is_some() && is_x86_feature_detected!("avxvnni")).then_some(Self(()))
+    }
+}
+
+/// AVX2 with fused products and 16-bit floats.
+#[derive(Clone, Copy)]
+pub(super) struct Avx2(());
+
+impl Avx2 {
+    pub(super) fn new() -> Option<Self> {
+        (is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c"))
+        .then_some(Self(()))
+    }
+}
+
+macro_rules! halves {
+    ($f:ident, $a:expr, $b:expr) => {
+        unsafe { [$f($a[0], $b[0]), $f($a[1], $b[1])] }
+    };
+}
+
+/// Lanes in two registers of 256 bits; the two kinds of processors differ in products of bytes.
+macro_rules! in_two_registers {
+    ($type:ty, $dot:item) => {
+        // SAFETY (of all blocks): a value of the type exists only where the processor has these instructions;
+        // loads and stores are within the arrays.
+        impl Lanes for $type {
+            type F = [__m256; 2];
+            type I = [__m256i; 2];
+            type W = [__m256i; 2];
+
+            #[inline(always)]
+            fn splat(self, value: f32) -> Self::F {
+                unsafe { [_mm256_set1_ps(value); 2] }
+            }
+            #[inline(always)]
+            fn load(self, values: &[f32; LANES]) -> Self::F {
+                unsafe { [_mm256_loadu_ps(values.as_ptr()), _mm256_loadu_ps(values.as_ptr().add(8))] }
+            }
+            #[inline(always)]
+            fn store(self, vector: Self::F, values: &mut [f32; LANES]) {
+                unsafe {
+                    _mm256_storeu_ps(values.as_mut_ptr(), vector[0]);
+                    _mm256_storeu_ps(values.as_mut_ptr().add(8), vector[1]);
+                }
+            }
+            #[inline(always)]
+            fn load_f16(self, values: &[f16; LANES]) -> Self::F {
+                unsafe {
+                    let at = values.as_ptr().cast::<__m128i>();
+                    [_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at.add(1)))]
+                }
+            }
+            #[inline(always)]
+            fn add(self, a: Self::F, b: Self::F) -> Self::F {
+                halves!(_mm256_add_ps, a, b)
+            }
+            #[inline(always)]
+            fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+                halves!(_mm256_mul_ps, a, b)
+            }
+            #[inline(always)]
+            fn div(self, a: Self::F, b: Self::F) -> Self::F {
+                halves!(_mm256_div_ps, a, b)
+            }
+            #[inline(always)]
+            fn max(self, a: Self::F, b: Self::F) -> Self::F {
+                halves!(_mm256_max_ps, a, b)
+            }
+            #[inline(always)]
+            fn min(self, a: Self::F, b: Self::F) -> Self::F {
+                halves!(_mm256_min_ps, a, b)
+            }
+            #[inline(always)]
+            fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+                unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+            }
+            #[inline(always)]
+            fn scale(self, a: Self::F, b: Self::F) -> Self::F {
+                let mut scaled = a;
+                for half in 0..2 {
+                    unsafe {
+                        let power = _mm256_add_epi32(_mm256_cvtps_epi32(b[half]), _mm256_set1_epi32(127));
+                        let power = _mm256_castsi256_ps(_mm256_slli_epi32::<23>(power));
+                        scaled[half] = _mm256_mul_ps(a[half], power);
+                    }
+                }
+                scaled
+            }
+            #[inline(always)]
+            fn sum(self, a: Self::F) -> f32 {
+                let mut values = [0.0; LANES];
+                self.store(a, &mut values);
+                values.iter().sum()
+            }
+            #[inline(always)]
+            fn largest(self, a: Self::F) -> f32 {
+                let mut values = [0.0; LANES];
+                self.store(a, &mut values);
+                values.iter().copied().fold(f32::NEG_INFINITY, f32::max)
+            }
+            #[inline(always)]
+            fn splat_i32(self, value: i32) -> Self::I {
+                unsafe { [_mm256_set1_epi32(value); 2] }
+            }
+            #[inline(always)]
+            fn to_f32(self, vector: Self::I) -> Self::F {
+                unsafe { [_mm256_cvtepi32_ps(vector[0]), _mm256_cvtepi32_ps(vector[1])] }
+            }
+            #[inline(always)]
+            $dot
+            #[inline(always)]
+            fn load_bytes(self, bytes: &Bytes) -> Self::W {
+                unsafe {
+                    let at = bytes.0.as_ptr().cast::<__m256i>();
+                    [_mm256_load_si256(at), _mm256_load_si256(at.add(1))]
+                }
+            }
+            #[inline(always)]
+            fn nibbles(self, bytes: &Bytes) -> (Self::W, Self::W) {
+                let bytes = self.load_bytes(bytes);
+                unsafe {
+                    let low = _mm256_set1_epi8(15);
+                    let high = [_mm256_srli_epi16::<4>(bytes[0]), _mm256_srli_epi16::<4>(bytes[1])];
+                    (
+                        [_mm256_and_si256(bytes[0], low), _mm256_and_si256(bytes[1], low)],
+                        [_mm256_and_si256(high[0], low), _mm256_and_si256(high[1], low)],
+                    )
+                }
+            }
+        }
+    };
+}
+
+in_two_registers!(
+    Avx2,
+    fn dot(self, sums: Self::I, weights: Self::W, inputs: [i8; 4]) -> Self::I {
+        // Two products of bytes up to 255 and 127 can leave 16 bits: the weights go in two parts, their
+        // seven low bits and the highest one.
+        let inputs = i32::from_ne_bytes(inputs.map(i8::cast_unsigned));
+        let mut sums = sums;
+        for half in 0..2 {
+            unsafe {
+                let inputs = _mm256_set1_epi32(inputs);
+                let (low, ones) = (_mm256_set1_epi8(127), _mm256_set1_epi16(1));
+                let weights = weights[half];
+                let small = _mm256_maddubs_epi16(_mm256_and_si256(weights, low), inputs);
+                let large = _mm256_maddubs_epi16(_mm256_andnot_si256(low, weights), inputs);
+                let sum = _mm256_add_epi32(sums[half], _mm256_madd_epi16(small, ones));
+                sums[half] = _mm256_add_epi32(sum, _mm256_madd_epi16(large, ones));
+            }
+        }
+        sums
+    }
+);
+
+in_two_registers!(
+    AvxVnni,
+    fn dot(self, sums: Self::I, weights: Self::W, inputs: [i8; 4]) -> Self::I {
+        let inputs = i32::from_ne_bytes(inputs.map(i8::cast_unsigned));
+        unsafe {
+            let inputs = _mm256_set1_epi32(inputs);
+            [
+                _mm256_dpbusd_avx_epi32(sums[0], weights[0], inputs),
+                _mm256_dpbusd_avx_epi32(sums[1], weights[1], inputs),
+            ]
+        }
+    }
+);

@@ -1,0 +1,164 @@
+//! The model behind a generator: on burn, or on packed weights on the CPU.
+
+use guard_core::burn::tensor::activation::log_softmax;
+use guard_core::burn::tensor::{Int, Tensor, TensorData};
+use guard_core::{KvCache, Llama, LlamaConfig, TokenBatch};
+#[cfg(feature = "flex")]
+use guard_core::{PackedCache, PackedLlama, PackedPiece};
+
+use crate::error::GenerateError;
+
+/// A model that reads tokens.
+#[derive(Debug)]
+pub(crate) enum Engine {
+    Burn(Box<Llama>),
+    #[cfg(feature = "flex")]
+    Packed(Box<PackedLlama>),
+}
+
+/// What some rows have read.
+pub(crate) enum Rows {
+    Burn(KvCache),
+    #[cfg(feature = "flex")]
+    Packed(Vec<PackedCache>),
+}
+
+impl Rows {
+    /// Rows of which row `i` is a copy of row `rows[i]`.
+    pub(crate) fn select(&self, rows: &[usize]) -> Self {
+        match self {
+            Self::Burn(cache) => Self::Burn(cache.select(rows)),
+            #[cfg(feature = "flex")]
+            Self::Packed(caches) => {
+                Self::Packed(rows.iter().map(|&row| caches[row].clone()).collect())
+            }
+        }
+    }
+}
+
+impl Engine {
+    pub(crate) fn config(&self) -> &LlamaConfig {
+        match self {
+            Self::Burn(model) => model.config(),
+            #[cfg(feature = "flex")]
+            Self::Packed(model) => model.config(),
+        }
+    }
+
+    /// Rows that have read nothing, with room for `capacity` tokens each.
+    pub(crate) fn rows(&self, count: usize, capacity: usize) -> Rows {
+        match self {
+            Self::Burn(model) => Rows::Burn(model.cache(count, capacity)),
+            #[cfg(feature = "flex")]
+            Self::Packed(model) => Rows::Packed((0..count).map(|_| model.cache()).collect()),
+        }
+    }
+
+    /// Reads tokens behind each row.
+    pub(crate) fn read(&self, rows: &mut Rows, tokens: &[&[u32]]) -> Result<(), GenerateError> {
+        match (self, rows) {
+            (Self::Burn(model), Rows::Burn(cache)) => {
+                model.forward(&TokenBatch::new(tokens)?, Some(cache))?;
+            }
+            #[cfg(feature = "flex")]
+            (Self::Packed(model), Rows::Packed(caches)) => {
+                model.forward(&mut pieces(caches, tokens), &[])?;
+            }
+            #[cfg(feature = "flex")]
+            _ => return Err(GenerateError::OtherEngine),
+        }
+        Ok(())
+    }
+
+    /// The same, and gives the logits behind the last token of each row.
+    pub(crate) fn logits(
+        &self,
+        rows: &mut Rows,
+        tokens: &[&[u32]],
+    ) -> Result<Vec<Vec<f32>>, GenerateError> {
+        let values = match (self, rows) {
+            (Self::Burn(model), Rows::Burn(cache)) => {
+                let batch = TokenBatch::new(tokens)?;
+                let hidden = model.forward(&batch, Some(cache))?;
+                let last = model.gather(hidden, &batch.last_places());
+                model.logits(last).try_into_vec_as::<f32>()?
+            }
+            #[cfg(feature = "flex")]
+            (Self::Packed(model), Rows::Packed(caches)) => {
+                model.forward(&mut pieces(caches, tokens), &last_places(tokens))?
+            }
+            #[cfg(feature = "flex")]
+            _ => return Err(GenerateError::OtherEngine),
+        };
+        Ok(values.chunks_exact(self.config().vocab_size).map(<[f32]>::to_vec).collect())
+    }
+
+    /// The log-probability of each row's tokens behind the first, together. All are read but the last.
+    pub(crate) fn log_probabilities(
+        &self,
+        rows: &mut Rows,
+        texts: &[&[u32]],
+    ) -> Result<Vec<f64>, GenerateError> {
+        let read: Vec<&[u32]> = texts.iter().map(|text| &text[..text.len() - 1]).collect();
+        let next: Vec<u32> = texts.iter().flat_map(|text| text[1..].iter().copied()).collect();
+        let mut found = match (self, rows) {
+            (Self::Burn(model), Rows::Burn(cache)) => on_burn(model, cache, &read, &next)?,
+            #[cfg(feature = "flex")]
+            (Self::Packed(model), Rows::Packed(caches)) => {
+                let all: Vec<usize> = (0..next.len()).collect();
+                let logits = model.forward(&mut pieces(caches, &read), &all)?;
+                let rows = logits.chunks_exact(model.config().vocab_size).zip(&next);
+                let log =
+                    |(row, &id): (&[f32], &u32)| f64::from(row[id as usize]) - log_sum_exp(row);
+                rows.map(log).collect()
+            }
+            #[cfg(feature = "flex")]
+            _ => return Err(GenerateError::OtherEngine),
+        }
+        .into_iter();
+        let sum = |text: &&[u32]| found.by_ref().take(text.len() - 1).sum();
+        Ok(texts.iter().map(sum).collect())
+    }
+}
+
+/// The log-probability of each of the tokens `next`, which follow those that are read.
+fn on_burn(
+    model: &Llama,
+    cache: &mut KvCache,
+    read: &[&[u32]],
+    next: &[u32],
+) -> Result<Vec<f64>, GenerateError> {
+    let tokens = TokenBatch::new(read)?;
+    let hidden = model.forward(&tokens, Some(cache))?;
+    let (rows, width) = (read.iter().enumerate(), tokens.width());
+    let places: Vec<usize> =
+        rows.flat_map(|(row, ids)| (0..ids.len()).map(move |at| row * width + at)).collect();
+    let logits = model.logits(model.gather(hidden, &places));
+    let ids: Vec<i32> = next.iter().map(|&id| id as i32).collect();
+    let shape = [ids.len(), 1];
+    let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), &logits.device());
+    let found = log_softmax(logits, 1).gather(1, ids).try_into_vec_as::<f32>()?;
+    Ok(found.into_iter().map(f64::from).collect())
+}
+
+#[cfg(feature = "flex")]
+fn pieces<'a>(caches: &'a mut [PackedCache], tokens: &[&'a [u32]]) -> Vec<PackedPiece<'a>> {
+    tokens.iter().zip(caches).map(|(tokens, cache)| PackedPiece::new(tokens, cache)).collect()
+}
+
+/// The place of each row's last token, counted through all rows.
+#[cfg(feature = "flex")]
+fn last_places(tokens: &[&[u32]]) -> Vec<usize> {
+    let ends = tokens.iter().scan(0, |end, tokens| {
+        *end += tokens.len();
+        Some(*end)
+    });
+    ends.map(|end| end.saturating_sub(1)).collect()
+}
+
+/// The logarithm of the sum of the exponentials.
+pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
+    let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
+    highest + sum.ln()
+}
