@@ -32,7 +32,7 @@ pub(crate) struct Batch<'a> {
 pub(crate) type Completions = Result<Vec<Completed>, GenerateError>;
 
 /// One text in the making.
-struct Row<'a> {
+pub(crate) struct Row<'a> {
     /// Its place among the results of its wave.
     slot: usize,
     prompt_tokens: usize,
@@ -41,6 +41,13 @@ struct Row<'a> {
     stream: TextStream<'a>,
     sampler: Sampler,
     repetition: Option<RepetitionDetector>,
+}
+
+impl Row<'_> {
+    /// The token that was chosen last.
+    pub(crate) fn newest(&self) -> &[u32] {
+        &self.ids[self.ids.len().saturating_sub(1)..]
+    }
 }
 
 /// Prompts that have been read, and the logits behind the last token of each.
@@ -53,7 +60,9 @@ impl<'a> Batch<'a> {
     /// Continues each prompt as often as the options say. All samples of a prompt share its
     /// prefill, and at most `max_rows` of them are written side by side.
     pub(crate) fn run(&self, prompts: &[&[u32]]) -> Vec<Completions> {
-        let Prefilled { cache, logits } = match self.prefill(prompts) {
+        let width = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
+        let rows = self.model.rows(prompts.len(), width + 1);
+        let Prefilled { cache, logits } = match self.prefill(prompts, rows) {
             Ok(Some(prefilled)) => prefilled,
             Ok(None) => return prompts.iter().map(|ids| Ok(self.too_late(ids.len()))).collect(),
             Err(error) => return vec![Err(error); prompts.len()],
@@ -67,7 +76,6 @@ impl<'a> Batch<'a> {
         let texts: Vec<(usize, usize)> = (0..prompts.len())
             .flat_map(|prompt| (0..samples).map(move |sample| (prompt, sample)))
             .collect();
-        let width = prompts.iter().map(|ids| ids.len()).max().unwrap_or(1);
         let rows = (MAX_TOKENS / width.max(1)).clamp(1, self.max_rows);
         let waves = texts.chunks(rows).flat_map(|wave| {
             let forks: Vec<usize> = wave.iter().map(|(prompt, _)| *prompt).collect();
@@ -92,15 +100,20 @@ impl<'a> Batch<'a> {
         self.options.deadline.is_some_and(|deadline| self.started.elapsed() >= deadline)
     }
 
-    /// Reads the prompts in pieces that bound what activations take, and between which the
-    /// deadline is looked at. `None` when it has passed.
-    pub(crate) fn prefill(&self, prompts: &[&[u32]]) -> Result<Option<Prefilled>, GenerateError> {
+    /// Reads what rows have not read of their prompts, in pieces that bound what activations take, and
+    /// between which the deadline is looked at. `None` when it has passed.
+    pub(crate) fn prefill(
+        &self,
+        prompts: &[&[u32]],
+        mut rows: Rows,
+    ) -> Result<Option<Prefilled>, GenerateError> {
+        let read = prompts.iter().zip(rows.lengths());
+        let prompts: Vec<&[u32]> = read.map(|(ids, start)| &ids[start..]).collect();
         let width = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let shortest = prompts.iter().map(|ids| ids.len()).min().unwrap_or(0);
         // Every prompt takes part in every piece, so there are at most as many as the shortest has tokens.
         let pieces =
             (prompts.len() * width).div_ceil(self.prefill_tokens).clamp(1, shortest.max(1));
-        let mut cache = self.model.rows(prompts.len(), width + 1);
         let mut piece = 0;
         loop {
             let of = |ids: &'_ [u32], piece: usize| ids.len() * piece / pieces;
@@ -108,10 +121,10 @@ impl<'a> Batch<'a> {
                 prompts.iter().map(|ids| &ids[of(ids, piece)..of(ids, piece + 1)]).collect();
             piece += 1;
             if piece == pieces {
-                let logits = self.model.logits(&mut cache, &part)?;
-                return Ok(Some(Prefilled { cache, logits }));
+                let logits = self.model.logits(&mut rows, &part)?;
+                return Ok(Some(Prefilled { cache: rows, logits }));
             }
-            self.model.read(&mut cache, &part)?;
+            self.model.read(&mut rows, &part)?;
             if self.is_late() {
                 return Ok(None);
             }
@@ -159,7 +172,7 @@ impl<'a> Batch<'a> {
         results.into_iter().flatten().collect()
     }
 
-    fn row(&self, slot: usize, ids: &[u32], sample: usize) -> Row<'a> {
+    pub(crate) fn row(&self, slot: usize, ids: &[u32], sample: usize) -> Row<'a> {
         Row {
             slot,
             prompt_tokens: ids.len(),
@@ -172,7 +185,11 @@ impl<'a> Batch<'a> {
     }
 
     /// Chooses the row's next token and says whether its text ends with it.
-    fn advance(&self, row: &mut Row<'_>, logits: &[f32]) -> Result<Option<Finish>, GenerateError> {
+    pub(crate) fn advance(
+        &self,
+        row: &mut Row<'_>,
+        logits: &[f32],
+    ) -> Result<Option<Finish>, GenerateError> {
         let Ok(token) = row.sampler.choose(logits) else {
             return Ok(Some(Finish::NonFinite));
         };
@@ -198,11 +215,15 @@ impl<'a> Batch<'a> {
 
     /// Reads each row's newest token and returns the logits behind it.
     fn step(&self, rows: &[Row<'_>], cache: &mut Rows) -> Result<Vec<Vec<f32>>, GenerateError> {
-        let newest: Vec<&[u32]> = rows.iter().map(|row| &row.ids[row.ids.len() - 1..]).collect();
+        let newest: Vec<&[u32]> = rows.iter().map(Row::newest).collect();
         self.model.logits(cache, &newest)
     }
 
-    fn complete(&self, row: Row<'_>, finish: Finish) -> Result<Completed, GenerateError> {
+    pub(crate) fn complete(
+        &self,
+        row: Row<'_>,
+        finish: Finish,
+    ) -> Result<Completed, GenerateError> {
         let usage = Usage::new(row.prompt_tokens, row.ids.len(), self.started.elapsed());
         let text = row.text + &row.stream.finish()?;
         Ok(Completed::new(text, finish).with_usage(usage))

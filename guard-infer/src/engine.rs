@@ -24,6 +24,15 @@ pub(crate) enum Rows {
 }
 
 impl Rows {
+    /// The number of tokens that each row has read.
+    pub(crate) fn lengths(&self) -> Vec<usize> {
+        match self {
+            Self::Burn(cache) => cache.lengths().to_vec(),
+            #[cfg(feature = "flex")]
+            Self::Packed(caches) => caches.iter().map(PackedCache::len).collect(),
+        }
+    }
+
     /// Rows of which row `i` is a copy of row `rows[i]`.
     pub(crate) fn select(&self, rows: &[usize]) -> Self {
         match self {

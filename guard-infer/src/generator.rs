@@ -11,11 +11,15 @@ use guard_core::{
     Scored, TextGenerator, Tokenizer, TokenizerError,
 };
 #[cfg(feature = "flex")]
-use guard_core::{PackedLlama, PackedType, WeightType};
+use guard_core::{PackedCache, PackedLlama, PackedType, WeightType};
 
 use crate::batch::{Batch, MAX_TOKENS};
+#[cfg(feature = "flex")]
+use crate::continuous::{Asked, Continuous};
 use crate::engine::Engine;
 use crate::error::{BuildError, GenerateError};
+#[cfg(feature = "flex")]
+use crate::prefix::Prefixes;
 
 /// Continues prompts with a LLaMA model and its tokenizer.
 ///
@@ -39,6 +43,8 @@ pub struct LlamaGenerator {
     max_rows: usize,
     prefill_tokens: usize,
     max_prompt_tokens: usize,
+    #[cfg(feature = "flex")]
+    prefixes: Prefixes,
 }
 
 impl fmt::Debug for LlamaGenerator {
@@ -97,6 +103,8 @@ impl LlamaGenerator {
             max_rows: Self::DEFAULT_ROWS,
             prefill_tokens: Self::DEFAULT_PREFILL_TOKENS,
             max_prompt_tokens: usize::MAX,
+            #[cfg(feature = "flex")]
+            prefixes: Prefixes::default(),
         })
     }
 
@@ -220,6 +228,17 @@ impl LlamaGenerator {
         }
     }
 
+    /// A cache that holds what the prompt begins with, on packed weights.
+    #[cfg(feature = "flex")]
+    pub(crate) fn begin(
+        &self,
+        prompt: &Prompt,
+        ids: &[u32],
+    ) -> Result<Option<PackedCache>, GenerateError> {
+        let Engine::Packed(model) = &self.model else { return Ok(None) };
+        self.prefixes.begin(model, &self.tokenizer, prompt, ids).map(Some)
+    }
+
     /// What all texts of a call share, which begins now.
     pub(crate) fn batch<'a>(&'a self, options: &'a GenerateOptions) -> Batch<'a> {
         Batch {
@@ -280,6 +299,27 @@ impl TextGenerator for LlamaGenerator {
                 }
                 Err(error) => results.push(Err(error)),
             }
+        }
+        #[cfg(feature = "flex")]
+        if let Engine::Packed(model) = &self.model {
+            let mut places = Vec::new();
+            let mut asked = Vec::new();
+            for (place, ids) in encoded {
+                match self.begin(&prompts[place], &ids) {
+                    Ok(cache) => {
+                        places.push(place);
+                        let cache = cache.unwrap_or_else(|| model.cache());
+                        asked.push(Asked { ids, cache });
+                    }
+                    Err(error) => results[place] = Err(error),
+                }
+            }
+            for (place, texts) in
+                places.into_iter().zip(Continuous::new(&batch, model, asked).run())
+            {
+                results[place] = texts;
+            }
+            return results;
         }
         let lengths: Vec<usize> = encoded.iter().map(|(_, ids)| ids.len()).collect();
         for group in self.groups(&lengths, options.samples) {

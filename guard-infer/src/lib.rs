@@ -3,12 +3,16 @@
 
 mod batch;
 mod builder;
+#[cfg(feature = "flex")]
+mod continuous;
 mod device;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod engine;
 mod error;
 mod generator;
+#[cfg(feature = "flex")]
+mod prefix;
 mod reasoning_guard;
 mod repetition;
 mod sampler;

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "flex")]
+use guard_core::PackedCache;
 use guard_core::{Finish, GenerateOptions, Prompt, ScoreRequest, Scored, Usage};
 
 use crate::batch::{Batch, MAX_TOKENS, Prefilled};
@@ -14,6 +16,9 @@ use crate::generator::LlamaGenerator;
 struct Question {
     shared: Vec<u32>,
     tails: Vec<Vec<u32>>,
+    /// What has been read of the former.
+    #[cfg(feature = "flex")]
+    begun: Option<PackedCache>,
 }
 
 impl Question {
@@ -82,7 +87,12 @@ impl LlamaGenerator {
         for tail in &mut tails {
             tail.drain(..alike);
         }
-        Ok(Question { shared, tails })
+        Ok(Question {
+            #[cfg(feature = "flex")]
+            begun: self.begin(&request.prompt, &shared)?,
+            shared,
+            tails,
+        })
     }
 }
 
@@ -108,7 +118,10 @@ impl Batch<'_> {
             return Ok(None);
         }
         let shared: Vec<&[u32]> = questions.iter().map(|q| q.shared.as_slice()).collect();
-        let Some(Prefilled { cache, logits }) = self.prefill(&shared)? else { return Ok(None) };
+        let rows = self.begun(questions);
+        let Some(Prefilled { cache, logits }) = self.prefill(&shared, rows)? else {
+            return Ok(None);
+        };
         let firsts = logits.iter().map(|logits| log_sum_exp(logits)).collect::<Vec<_>>();
         let mut scores: Vec<Vec<f64>> = questions
             .iter()
@@ -137,6 +150,16 @@ impl Batch<'_> {
             }
         }
         Ok(Some(scores))
+    }
+
+    /// Rows with what is read of the questions.
+    fn begun(&self, questions: &[&Question]) -> Rows {
+        #[cfg(feature = "flex")]
+        if let Some(begun) = questions.iter().map(|question| question.begun.clone()).collect() {
+            return Rows::Packed(begun);
+        }
+        let width = questions.iter().map(|question| question.shared.len()).max().unwrap_or(0);
+        self.model.rows(questions.len(), width + 1)
     }
 
     /// The log-probability of each row's tokens behind the first, which is read, too.

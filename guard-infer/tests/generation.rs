@@ -8,7 +8,7 @@ use std::time::Duration;
 use guard_core::burn::tensor::Device;
 use guard_core::{
     Finish, GenerateOptions, Llama, LlamaConfig, LoadOptions, ModelFiles, Prompt, RandomInit,
-    RepetitionStop, Sampling, StopCondition, TextGenerator, Tokenizer,
+    RepetitionStop, Sampling, ScoreRequest, StopCondition, TextGenerator, Tokenizer,
 };
 use guard_infer::{GenerateError, LlamaGenerator};
 
@@ -260,4 +260,48 @@ fn a_lone_gguf_file_is_enough_and_gives_the_same_text() {
     assert_eq!(lone.end_tokens(), generator().end_tokens());
     let files = ModelFiles::open(testdata("models/tied-gqa-llama3")).unwrap();
     assert_eq!(files.config().eos, [380, 383]);
+}
+
+/// What prompts begin with is read once; what they come to is the same as ever.
+#[test]
+fn an_instruction_that_was_read_before_changes_nothing() {
+    let instruction = "Judge the text that follows, and say in one word what it is.\n\n";
+    let texts = ["Hello", "bread", "One two three four five six seven", "\n\nx"];
+    let parted = texts.map(|text| Prompt::new().trusted(instruction).untrusted(text));
+    let whole = texts.map(|text| Prompt::text(format!("{instruction}{text}")));
+    let options = options(|o| o.samples = 2);
+    let expected = self::texts(&generator(), &whole, &options);
+    let generator = generator();
+    // Cold, warm, and with an instruction that ends in the middle of another one.
+    for _ in 0..2 {
+        assert_eq!(self::texts(&generator, &parted, &options), expected);
+        let shorter = texts.map(|text| {
+            let (front, back) = instruction.split_at(30);
+            Prompt::new().trusted(front.to_owned()).untrusted(format!("{back}{text}"))
+        });
+        assert_eq!(self::texts(&generator, &shorter, &options), expected);
+    }
+    // Scores, too.
+    let score = |generator: &LlamaGenerator, prompts: &[Prompt]| -> Vec<Vec<f64>> {
+        let answers = || vec!["yes".to_owned(), "no, it is not".to_owned()];
+        let requests: Vec<_> =
+            prompts.iter().map(|prompt| ScoreRequest::new(prompt.clone(), answers())).collect();
+        let scored = generator.score(&requests, None).unwrap().into_iter();
+        scored.map(|scored| scored.unwrap().log_probabilities).collect()
+    };
+    assert_eq!(score(&generator, &parted), score(&self::generator(), &whole));
+}
+
+/// Texts of unequal length and more of them than rows: rows are filled again as they come free.
+#[test]
+fn rows_that_come_free_are_filled_again() {
+    let prompts: Vec<Prompt> = (0..23)
+        .map(|n| Prompt::text(format!("text number {n} {}", "word ".repeat(n % 7))))
+        .collect();
+    let options = options(|o| o.samples = 3);
+    let expected = texts(&generator().with_max_rows(1), &prompts, &options);
+    for (rows, tokens) in [(2, 5), (7, 64), (64, 3)] {
+        let generator = generator().with_max_rows(rows).with_prefill_tokens(tokens);
+        assert_eq!(texts(&generator, &prompts, &options), expected, "{rows} rows");
+    }
 }
