@@ -4,6 +4,8 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use clap::Args;
+#[cfg(feature = "flex")]
+use guard_infer::PackedType;
 use guard_infer::guard_core::burn::tensor::Device;
 use guard_infer::{
     BuildError, DeviceName, GuardSettings, JudgeMode, JudgeOptions, Llama, LlamaGenerator,
@@ -34,6 +36,13 @@ impl ModelArguments {
     pub fn open(&self) -> Outcome<LlamaGenerator> {
         let device = self.place.device.open()?;
         let files = self.model.files()?;
+        #[cfg(feature = "flex")]
+        if device == Device::flex() {
+            let packed = self.place.packed;
+            let generator =
+                LlamaGenerator::from_files_packed(&files, packed, LoadOptions::default())?;
+            return Ok(generator.with_max_rows(self.place.rows()));
+        }
         let generator = LlamaGenerator::from_files(&files, LoadOptions::default(), &device)?;
         Ok(generator.with_max_rows(self.place.rows()))
     }
@@ -117,6 +126,10 @@ impl JudgeArguments {
         place: &DeviceArguments,
     ) -> Result<LlamaGuard, BuildError> {
         let mut builder = model.builder().device(place.device).max_rows(place.rows());
+        #[cfg(feature = "flex")]
+        {
+            builder = builder.packed(place.packed);
+        }
         if let Some(style) = self.style {
             builder = builder.prompt_style(style);
         }
@@ -139,6 +152,11 @@ pub struct DeviceArguments {
     /// auto, cpu, cuda, vulkan, metal, rocm or wgpu, with an optional number such as cuda:1.
     #[arg(long, default_value_t)]
     pub device: DeviceName,
+    /// How matrices of floats are packed on the CPU: f32, q8_0 or q4_1. Integers of a file stay what they
+    /// are.
+    #[cfg(feature = "flex")]
+    #[arg(long, default_value_t)]
+    pub packed: PackedType,
     /// How many texts are written side by side, at least 1.
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..))]
     pub rows: u16,

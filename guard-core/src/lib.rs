@@ -64,11 +64,11 @@ pub use model::{
 };
 #[cfg(feature = "model")]
 pub use tokenizer::{TextStream, Tokenizer, TokenizerError, TrimmedTokenizer};
-#[cfg(feature = "flex")]
-pub use weights::PackedType;
 #[cfg(feature = "model")]
 pub use weights::{
     AdapterFault, FileAccess, GgufFault, GgufOptions, GgufType, LoadOptions, LoadReport,
     ModelFiles, NamedTensor, SafetensorsFault, SaveOptions, ShapeMismatch, ShardIndexFault,
     TensorFile, UnknownGgufType, WeightType, WeightsError, write_tensors,
 };
+#[cfg(feature = "flex")]
+pub use weights::{PackedType, UnknownPackedType};

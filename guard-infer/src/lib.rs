@@ -38,6 +38,6 @@ pub use guard_core::{
     WeightsError, parse,
 };
 #[cfg(feature = "flex")]
-pub use guard_core::{PackedCache, PackedLlama, PackedPiece, PackedType};
+pub use guard_core::{PackedCache, PackedLlama, PackedPiece, PackedType, UnknownPackedType};
 pub use reasoning_guard::ReasoningGuard;
 pub use settings::read_settings;

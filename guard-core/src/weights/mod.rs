@@ -25,7 +25,7 @@ pub use gguf::{GgufOptions, GgufType, UnknownGgufType};
 pub use load::{LoadOptions, WeightType};
 pub use model_files::ModelFiles;
 #[cfg(feature = "flex")]
-pub use packed::PackedType;
+pub use packed::{PackedType, UnknownPackedType};
 pub use tensor_file::{NamedTensor, TensorFile, write_tensors};
 
 pub(crate) use file::read_small_file;

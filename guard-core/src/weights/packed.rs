@@ -1,5 +1,7 @@
 //! From stored tensors to packed weights, without a model of floats in between.
 
+use std::fmt;
+use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
@@ -27,6 +29,32 @@ pub enum PackedType {
     /// In blocks of 32 with 4-bit steps from a minimum on. The loss of a large model is small, that of a
     /// small one is not.
     Q4_1,
+}
+
+/// The name of a packed type that is not known.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("unknown type `{0}`: expected f32, q8_0 or q4_1")]
+pub struct UnknownPackedType(String);
+
+impl fmt::Display for PackedType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::F32 => "f32",
+            Self::Q8_0 => "q8_0",
+            Self::Q4_1 => "q4_1",
+        })
+    }
+}
+
+impl FromStr for PackedType {
+    type Err = UnknownPackedType;
+
+    fn from_str(name: &str) -> Result<Self, UnknownPackedType> {
+        [Self::F32, Self::Q8_0, Self::Q4_1]
+            .into_iter()
+            .find(|kind| kind.to_string() == name)
+            .ok_or_else(|| UnknownPackedType(name.to_owned()))
+    }
 }
 
 impl PackedType {
@@ -186,5 +214,19 @@ impl Llama {
             })
         })?;
         Ok(PackedLlama::new(self.config().clone(), frequencies(self.config()), weights))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_round_trip() {
+        for kind in [PackedType::F32, PackedType::Q8_0, PackedType::Q4_1] {
+            assert_eq!(kind.to_string().parse(), Ok(kind));
+        }
+        let error = "q5_0".parse::<PackedType>().unwrap_err().to_string();
+        assert!(error.contains("q5_0") && error.contains("q8_0"), "{error}");
     }
 }
