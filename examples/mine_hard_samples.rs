@@ -168,7 +168,7 @@ fn generate(arguments: &Arguments, rows: &[ReasonedSample]) -> Outcome<Generatio
         folder.into()
     });
     // The whole path: two runs of training often end in folders of one name.
-    let model = arguments.model.model.identity()?;
+    let model = arguments.model.identity()?;
     let mut files = GenerationFiles::open(folder, &stem(&arguments.data), &model, &options)?;
     if files.done() < rows.len() as u64 {
         let generator = arguments.model.open()?;

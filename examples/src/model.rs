@@ -4,12 +4,10 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use clap::Args;
-#[cfg(feature = "flex")]
-use guard_infer::PackedType;
 use guard_infer::guard_core::burn::tensor::Device;
 use guard_infer::{
     BuildError, DeviceName, GuardSettings, JudgeMode, JudgeOptions, Llama, LlamaGenerator,
-    LlamaGuard, LoadOptions, PromptStyle, SaveOptions, Tokenizer, read_settings,
+    LlamaGuard, LoadOptions, PackedType, PromptStyle, SaveOptions, Tokenizer, read_settings,
 };
 use tempfile::NamedTempFile;
 
@@ -36,15 +34,18 @@ impl ModelArguments {
     pub fn open(&self) -> Outcome<LlamaGenerator> {
         let device = self.place.device.open()?;
         let files = self.model.files()?;
-        #[cfg(feature = "flex")]
-        if device == Device::flex() {
-            let packed = self.place.packed;
-            let generator =
-                LlamaGenerator::from_files_packed(&files, packed, LoadOptions::default())?;
-            return Ok(generator.with_max_rows(self.place.rows()));
-        }
-        let generator = LlamaGenerator::from_files(&files, LoadOptions::default(), &device)?;
+        let options = LoadOptions::default().with_packed(self.place.packed);
+        let generator = LlamaGenerator::from_files(&files, options, &device)?;
         Ok(generator.with_max_rows(self.place.rows()))
+    }
+
+    /// A name for what the model writes: that of its weights, and how they are packed.
+    ///
+    /// # Errors
+    ///
+    /// As [`ModelName::identity`].
+    pub fn identity(&self) -> Outcome<String> {
+        Ok(format!("{} packed {}", self.model.identity()?, self.place.packed))
     }
 }
 
@@ -125,11 +126,8 @@ impl JudgeArguments {
         model: &ModelName,
         place: &DeviceArguments,
     ) -> Result<LlamaGuard, BuildError> {
-        let mut builder = model.builder().device(place.device).max_rows(place.rows());
-        #[cfg(feature = "flex")]
-        {
-            builder = builder.packed(place.packed);
-        }
+        let mut builder =
+            model.builder().device(place.device).packed(place.packed).max_rows(place.rows());
         if let Some(style) = self.style {
             builder = builder.prompt_style(style);
         }
@@ -154,7 +152,6 @@ pub struct DeviceArguments {
     pub device: DeviceName,
     /// How matrices of floats are packed on the CPU: f32, q8_0 or q4_1. Integers of a file stay what they
     /// are.
-    #[cfg(feature = "flex")]
     #[arg(long, default_value_t)]
     pub packed: PackedType,
     /// How many texts are written side by side, at least 1.

@@ -67,8 +67,7 @@ pub use tokenizer::{TextStream, Tokenizer, TokenizerError, TrimmedTokenizer};
 #[cfg(feature = "model")]
 pub use weights::{
     AdapterFault, FileAccess, GgufFault, GgufOptions, GgufType, LoadOptions, LoadReport,
-    ModelFiles, NamedTensor, SafetensorsFault, SaveOptions, ShapeMismatch, ShardIndexFault,
-    TensorFile, UnknownGgufType, WeightType, WeightsError, write_tensors,
+    ModelFiles, NamedTensor, PackedType, SafetensorsFault, SaveOptions, ShapeMismatch,
+    ShardIndexFault, TensorFile, UnknownGgufType, UnknownPackedType, WeightType, WeightsError,
+    write_tensors,
 };
-#[cfg(feature = "flex")]
-pub use weights::{PackedType, UnknownPackedType};

@@ -47,7 +47,7 @@ fn packed_floats_are_the_model_on_burn() {
     for path in fixtures() {
         let files = ModelFiles::open(&path).unwrap();
         let (model, _) = files.load(LoadOptions::default(), &Device::flex()).unwrap();
-        let (loaded, report) = files.load_packed(PackedType::F32, LoadOptions::default()).unwrap();
+        let (loaded, report) = files.load_packed(LoadOptions::default()).unwrap();
         assert_eq!(report.bytes, loaded.bytes());
         for count in [1, 5, 100] {
             let tokens = tokens(count, model.config(), count);
@@ -82,7 +82,7 @@ fn packed_integers_are_those_of_the_file() {
             let files = ModelFiles::open(&file).unwrap();
             let (rounded, _) = files.load(LoadOptions::default(), &Device::flex()).unwrap();
             let options = LoadOptions::default().with_finite_check();
-            let (loaded, _) = files.load_packed(PackedType::F32, options).unwrap();
+            let (loaded, _) = files.load_packed(options).unwrap();
             let tokens = tokens(70, model.config(), 1);
             let (expected, found) = (on_burn(&rounded, &tokens), packed(&loaded, &tokens));
             // Inputs are rounded to 8 bits, too.
@@ -144,7 +144,7 @@ fn a_weight_that_is_no_number_is_found_or_leaves_no_number() {
     model.save_folder(folder.path(), None, Default::default()).unwrap();
     let files = ModelFiles::open(folder.path()).unwrap();
     let options = LoadOptions::default().with_finite_check();
-    let error = files.load_packed(PackedType::Q8_0, options).unwrap_err();
+    let error = files.load_packed(options.with_packed(PackedType::Q8_0)).unwrap_err();
     assert!(matches!(error, WeightsError::NotFinite { .. }), "{error}");
 }
 

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use guard_core::parse::write_output;
-use guard_core::{Answer, Exchange, Guard, GuardError, JudgeOptions, Label, Labels, Task, Verdict};
+use guard_core::{
+    Answer, Exchange, Guard, GuardError, GuardInfo, JudgeOptions, Label, Labels, Task, Verdict,
+};
 
 use guard_data::Observer;
 
@@ -121,8 +123,9 @@ pub fn evaluate(
 ) -> Result<Evaluation, EvalError> {
     let started = Instant::now();
     let JudgeOptions { max_tokens, mode, .. } = &options.judge;
+    let GuardInfo { id, variant, .. } = guard.info();
     let run_name =
-        format!("{} {} max_tokens={max_tokens} mode={mode}", guard.info().id, options.identity);
+        format!("{id} {} {variant} max_tokens={max_tokens} mode={mode}", options.identity);
     let mut run = Run::open(dataset, options, run_name)?;
     let todo = run.todo();
     run.tell(observer, started)?;
@@ -377,6 +380,26 @@ mod tests {
         assert!(error.to_string().contains("run.jsonl:6: cannot be used: an id of another"));
     }
 
+    /// A guard of the same name with other words for what its verdicts depend on.
+    struct Calibrated<G> {
+        guard: G,
+        info: GuardInfo,
+    }
+
+    impl<G: Guard> Guard for Calibrated<G> {
+        fn info(&self) -> &GuardInfo {
+            &self.info
+        }
+
+        fn judge(
+            &self,
+            items: &[Exchange],
+            options: &JudgeOptions,
+        ) -> Vec<Result<Verdict, GuardError>> {
+            self.guard.judge(items, options)
+        }
+    }
+
     #[test]
     fn the_output_of_another_model_or_other_options_is_refused() {
         let folder = tempfile::tempdir().unwrap();
@@ -390,6 +413,10 @@ mod tests {
             let error = evaluate(&guard, &dataset, &other, &mut ()).unwrap_err().to_string();
             assert!(error.ends_with("made by another model or with other options"), "{error}");
         }
+        let info = guard.info().clone().with_variant("calibrated");
+        let calibrated = Calibrated { guard: ScriptedGuard::new(right), info };
+        let error = evaluate(&calibrated, &dataset, &first, &mut ()).unwrap_err().to_string();
+        assert!(error.ends_with("made by another model or with other options"), "{error}");
         evaluate(&guard, &dataset, &first, &mut ()).unwrap();
     }
 

@@ -51,8 +51,8 @@ impl Row<'_> {
 }
 
 /// Prompts that have been read, and the logits behind the last token of each.
-pub(crate) struct Prefilled {
-    pub(crate) cache: Rows,
+pub(crate) struct Prefilled<'a> {
+    pub(crate) rows: Rows<'a>,
     pub(crate) logits: Vec<Vec<f32>>,
 }
 
@@ -62,7 +62,7 @@ impl<'a> Batch<'a> {
     pub(crate) fn run(&self, prompts: &[&[u32]]) -> Vec<Completions> {
         let width = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let rows = self.model.rows(prompts.len(), width + 1);
-        let Prefilled { cache, logits } = match self.prefill(prompts, rows) {
+        let Prefilled { rows: read, logits } = match self.prefill(prompts, rows) {
             Ok(Some(prefilled)) => prefilled,
             Ok(None) => return prompts.iter().map(|ids| Ok(self.too_late(ids.len()))).collect(),
             Err(error) => return vec![Err(error); prompts.len()],
@@ -70,7 +70,7 @@ impl<'a> Batch<'a> {
         let samples = self.options.samples;
         if samples == 1 {
             let rows = prompts.iter().enumerate().map(|(slot, ids)| self.row(slot, ids, 0));
-            let completed = self.decode(rows.collect(), cache, logits);
+            let completed = self.decode(rows.collect(), read, logits);
             return completed.into_iter().map(|completed| Ok(vec![completed?])).collect();
         }
         let texts: Vec<(usize, usize)> = (0..prompts.len())
@@ -83,7 +83,7 @@ impl<'a> Batch<'a> {
             let rows = wave.iter().enumerate();
             let rows =
                 rows.map(|(slot, &(prompt, sample))| self.row(slot, prompts[prompt], sample));
-            self.decode(rows.collect(), cache.select(&forks), logits)
+            self.decode(rows.collect(), read.select(&forks), logits)
         });
         let completed: Vec<_> = waves.collect();
         completed.chunks(samples).map(|samples| samples.iter().cloned().collect()).collect()
@@ -105,8 +105,8 @@ impl<'a> Batch<'a> {
     pub(crate) fn prefill(
         &self,
         prompts: &[&[u32]],
-        mut rows: Rows,
-    ) -> Result<Option<Prefilled>, GenerateError> {
+        mut rows: Rows<'a>,
+    ) -> Result<Option<Prefilled<'a>>, GenerateError> {
         let read = prompts.iter().zip(rows.lengths());
         let prompts: Vec<&[u32]> = read.map(|(ids, start)| &ids[start..]).collect();
         let width = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
@@ -121,10 +121,10 @@ impl<'a> Batch<'a> {
                 prompts.iter().map(|ids| &ids[of(ids, piece)..of(ids, piece + 1)]).collect();
             piece += 1;
             if piece == pieces {
-                let logits = self.model.logits(&mut rows, &part)?;
-                return Ok(Some(Prefilled { cache: rows, logits }));
+                let logits = rows.logits(&part)?;
+                return Ok(Some(Prefilled { rows, logits }));
             }
-            self.model.read(&mut rows, &part)?;
+            rows.read(&part)?;
             if self.is_late() {
                 return Ok(None);
             }
@@ -136,7 +136,7 @@ impl<'a> Batch<'a> {
     fn decode(
         &self,
         mut rows: Vec<Row<'a>>,
-        mut cache: Rows,
+        mut read: Rows<'a>,
         mut logits: Vec<Vec<f32>>,
     ) -> Vec<Result<Completed, GenerateError>> {
         let mut results: Vec<Option<_>> = rows.iter().map(|_| None).collect();
@@ -159,9 +159,9 @@ impl<'a> Batch<'a> {
                 break;
             }
             if places.len() < logits.len() {
-                cache = cache.select(&places);
+                read = read.select(&places);
             }
-            match self.step(&rows, &mut cache) {
+            match step(&rows, &mut read) {
                 Ok(next) => logits = next,
                 Err(error) => {
                     rows.iter().for_each(|row| results[row.slot] = Some(Err(error.clone())));
@@ -213,12 +213,6 @@ impl<'a> Batch<'a> {
         })
     }
 
-    /// Reads each row's newest token and returns the logits behind it.
-    fn step(&self, rows: &[Row<'_>], cache: &mut Rows) -> Result<Vec<Vec<f32>>, GenerateError> {
-        let newest: Vec<&[u32]> = rows.iter().map(Row::newest).collect();
-        self.model.logits(cache, &newest)
-    }
-
     pub(crate) fn complete(
         &self,
         row: Row<'_>,
@@ -228,6 +222,12 @@ impl<'a> Batch<'a> {
         let text = row.text + &row.stream.finish()?;
         Ok(Completed::new(text, finish).with_usage(usage))
     }
+}
+
+/// Reads each row's newest token and returns the logits behind it.
+fn step(rows: &[Row<'_>], read: &mut Rows<'_>) -> Result<Vec<Vec<f32>>, GenerateError> {
+    let newest: Vec<&[u32]> = rows.iter().map(Row::newest).collect();
+    read.logits(&newest)
 }
 
 #[cfg(test)]

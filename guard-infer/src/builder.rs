@@ -2,12 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-#[cfg(feature = "flex")]
-use guard_core::PackedType;
-use guard_core::burn::tensor::Device;
 use guard_core::{
-    FileAccess, GuardReasonerFormat, GuardSettings, LoadOptions, ModelFiles, PromptStyle, Scores,
-    WeightType, WeightsError,
+    FileAccess, GuardReasonerFormat, GuardSettings, LoadOptions, ModelFiles, PackedType,
+    PromptStyle, Scores, WeightType, WeightsError,
 };
 
 use crate::device::DeviceName;
@@ -39,8 +36,6 @@ pub struct GuardBuilder {
     scores: bool,
     calibrated: Option<Scores>,
     load: LoadOptions,
-    #[cfg(feature = "flex")]
-    packed: PackedType,
     access: FileAccess,
     max_rows: usize,
     max_prompt_tokens: usize,
@@ -71,6 +66,12 @@ impl Source {
             Self::Embedded => crate::embedded::NAME.to_owned(),
         }
     }
+}
+
+/// What verdicts depend on beside the weights of the files.
+fn variant(settings: &GuardSettings, load: LoadOptions) -> String {
+    let settings = serde_json::to_string(settings).unwrap_or_default();
+    format!("{settings}, weights {:?}, packed {}", load.weight_type, load.packed)
 }
 
 /// A folder's name may hold dots: only the ending of a file is left out.
@@ -115,8 +116,6 @@ impl GuardBuilder {
             scores: false,
             calibrated: None,
             load: LoadOptions::default(),
-            #[cfg(feature = "flex")]
-            packed: PackedType::default(),
             access: FileAccess::default(),
             max_rows: LlamaGenerator::DEFAULT_ROWS,
             max_prompt_tokens: usize::MAX,
@@ -157,10 +156,9 @@ impl GuardBuilder {
     }
 
     /// How matrices of floats are packed on the CPU. Default: as 32-bit floats; integers of a file stay
-    /// what they are. `Q8_0` takes a quarter of the memory and is several times as fast.
-    #[cfg(feature = "flex")]
+    /// what they are.
     pub fn packed(mut self, packed: PackedType) -> Self {
-        self.packed = packed;
+        self.load.packed = packed;
         self
     }
 
@@ -209,7 +207,8 @@ impl GuardBuilder {
         let id = self.source.id();
         let files = self.source.open(self.access)?;
         let settings = self.effective_settings(&files)?;
-        let generator = self.generator(&files, &device)?;
+        let variant = variant(&settings, self.load);
+        let generator = LlamaGenerator::from_files(&files, self.load, &device)?;
         let generator =
             generator.with_max_rows(self.max_rows).with_max_prompt_tokens(self.max_prompt_tokens);
         let context = generator.config().max_positions;
@@ -217,19 +216,11 @@ impl GuardBuilder {
         let format = if settings.knows_modes { format.with_modes() } else { format };
         let guard = ReasoningGuard::new(id, generator, format)
             .with_context_tokens(context)
-            .with_variant(serde_json::to_string(&settings).unwrap_or_default());
+            .with_variant(variant);
         Ok(match settings.scores {
             Some(scores) => guard.with_scores(scores),
             None => guard,
         })
-    }
-
-    fn generator(&self, files: &ModelFiles, device: &Device) -> Result<LlamaGenerator, BuildError> {
-        #[cfg(feature = "flex")]
-        if LlamaGenerator::packs(self.load, device) {
-            return LlamaGenerator::from_files_packed(files, self.packed, self.load);
-        }
-        LlamaGenerator::from_files(files, self.load, device)
     }
 
     /// What the model says of itself, changed by what this builder was told.

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use guard_core::{Completed, PackedCache, PackedLlama, PackedPiece};
+use guard_core::{Completed, Finish, PackedCache, PackedLlama, PackedPiece};
 
 use crate::batch::{Batch, Completions, MAX_TOKENS, Row};
 use crate::error::GenerateError;
@@ -25,7 +25,7 @@ pub(crate) struct Continuous<'a> {
     /// Prompts that are read and whose samples have not all begun.
     forking: Vec<Forking>,
     writing: Vec<Writing<'a>>,
-    results: Vec<Vec<Option<Result<Completed, GenerateError>>>>,
+    results: Vec<Vec<Result<Completed, GenerateError>>>,
 }
 
 struct Reading {
@@ -51,7 +51,8 @@ struct Writing<'a> {
 
 impl<'a> Continuous<'a> {
     pub(crate) fn new(batch: &'a Batch<'a>, model: &'a PackedLlama, asked: Vec<Asked>) -> Self {
-        let results = asked.iter().map(|_| (0..batch.options.samples).map(|_| None).collect());
+        let not_run = Ok(Completed::new("", Finish::NotRun));
+        let results = asked.iter().map(|_| vec![not_run.clone(); batch.options.samples]);
         Self {
             batch,
             model,
@@ -74,9 +75,7 @@ impl<'a> Continuous<'a> {
             }
             self.step();
         }
-        let lost = || Err(GenerateError::OtherEngine);
-        let all = |samples: Vec<Option<_>>| samples.into_iter().map(|s| s.unwrap_or_else(lost));
-        self.results.into_iter().map(|samples| all(samples).collect()).collect()
+        self.results.into_iter().map(|samples| samples.into_iter().collect()).collect()
     }
 
     fn rows(&self) -> usize {
@@ -90,19 +89,23 @@ impl<'a> Continuous<'a> {
             let (prompt, sample) = (forking.prompt, forking.begun);
             forking.begun += 1;
             let row = self.batch.row(prompt, &forking.ids, sample);
-            let mut writing = Writing { prompt, sample, row, cache: forking.cache.clone() };
-            let advanced = self.batch.advance(&mut writing.row, &forking.logits);
-            if forking.begun == self.batch.options.samples {
-                self.forking.remove(0);
-            }
-            match advanced {
-                Ok(None) => self.writing.push(writing),
-                Ok(Some(finish)) => {
-                    self.results[prompt][sample] = Some(self.batch.complete(writing.row, finish));
-                }
-                Err(error) => self.results[prompt][sample] = Some(Err(error)),
-            }
+            let writing = Writing { prompt, sample, row, cache: forking.cache.clone() };
+            let logits = match forking.begun == self.batch.options.samples {
+                true => self.forking.remove(0).logits,
+                false => forking.logits.clone(),
+            };
+            self.advance(writing, &logits);
         }
+    }
+
+    /// Chooses the next token of a text, which goes on or ends with it.
+    fn advance(&mut self, mut writing: Writing<'a>, logits: &[f32]) {
+        let (prompt, sample) = (writing.prompt, writing.sample);
+        self.results[prompt][sample] = match self.batch.advance(&mut writing.row, logits) {
+            Ok(None) => return self.writing.push(writing),
+            Ok(Some(finish)) => self.batch.complete(writing.row, finish),
+            Err(error) => Err(error),
+        };
     }
 
     /// Begins to read prompts, as long as there is room for them and nobody waits to be forked.
@@ -128,7 +131,7 @@ impl<'a> Continuous<'a> {
     /// The completions of a prompt whose turn came too late.
     fn give_up(&mut self, prompt: usize) {
         let completed = self.batch.too_late(self.lengths[prompt]);
-        self.results[prompt] = completed.into_iter().map(|completed| Some(Ok(completed))).collect();
+        self.results[prompt] = completed.into_iter().map(Ok).collect();
     }
 
     /// Reads the newest token of each text, and a piece of the prompts.
@@ -168,16 +171,8 @@ impl<'a> Continuous<'a> {
     /// Chooses the next token of each text; prompts that are read, the first ones, are forked next.
     fn go_on(&mut self, logits: &[f32], whole: usize) {
         let mut logits = logits.chunks_exact(self.model.config().vocab_size);
-        for mut writing in std::mem::take(&mut self.writing) {
-            let Some(logits) = logits.next() else { break };
-            let (prompt, sample) = (writing.prompt, writing.sample);
-            match self.batch.advance(&mut writing.row, logits) {
-                Ok(None) => self.writing.push(writing),
-                Ok(Some(finish)) => {
-                    self.results[prompt][sample] = Some(self.batch.complete(writing.row, finish));
-                }
-                Err(error) => self.results[prompt][sample] = Some(Err(error)),
-            }
+        for (writing, logits) in std::mem::take(&mut self.writing).into_iter().zip(&mut logits) {
+            self.advance(writing, logits);
         }
         for (Reading { prompt, ids, cache }, logits) in self.reading.drain(..whole).zip(logits) {
             self.forking.push(Forking { prompt, ids, cache, logits: logits.to_vec(), begun: 0 });
@@ -192,10 +187,10 @@ impl<'a> Continuous<'a> {
     /// All that took part in a step that failed.
     fn fail(&mut self, error: &GenerateError) {
         for writing in self.writing.drain(..) {
-            self.results[writing.prompt][writing.sample] = Some(Err(error.clone()));
+            self.results[writing.prompt][writing.sample] = Err(error.clone());
         }
         for reading in self.reading.drain(..) {
-            self.results[reading.prompt].fill(Some(Err(error.clone())));
+            self.results[reading.prompt].fill(Err(error.clone()));
         }
     }
 }

@@ -16,33 +16,11 @@ pub(crate) enum Engine {
     Packed(Box<PackedLlama>),
 }
 
-/// What some rows have read.
-pub(crate) enum Rows {
-    Burn(KvCache),
+/// Sequences that a model reads, and what it has read of each.
+pub(crate) enum Rows<'a> {
+    Burn(&'a Llama, KvCache),
     #[cfg(feature = "flex")]
-    Packed(Vec<PackedCache>),
-}
-
-impl Rows {
-    /// The number of tokens that each row has read.
-    pub(crate) fn lengths(&self) -> Vec<usize> {
-        match self {
-            Self::Burn(cache) => cache.lengths().to_vec(),
-            #[cfg(feature = "flex")]
-            Self::Packed(caches) => caches.iter().map(PackedCache::len).collect(),
-        }
-    }
-
-    /// Rows of which row `i` is a copy of row `rows[i]`.
-    pub(crate) fn select(&self, rows: &[usize]) -> Self {
-        match self {
-            Self::Burn(cache) => Self::Burn(cache.select(rows)),
-            #[cfg(feature = "flex")]
-            Self::Packed(caches) => {
-                Self::Packed(rows.iter().map(|&row| caches[row].clone()).collect())
-            }
-        }
-    }
+    Packed(&'a PackedLlama, Vec<PackedCache>),
 }
 
 impl Engine {
@@ -54,77 +32,94 @@ impl Engine {
         }
     }
 
-    /// Rows that have read nothing, with room for `capacity` tokens each.
-    pub(crate) fn rows(&self, count: usize, capacity: usize) -> Rows {
+    /// Rows of which nothing is read, with room for `capacity` tokens each.
+    pub(crate) fn rows(&self, count: usize, capacity: usize) -> Rows<'_> {
         match self {
-            Self::Burn(model) => Rows::Burn(model.cache(count, capacity)),
+            Self::Burn(model) => Rows::Burn(model, model.cache(count, capacity)),
             #[cfg(feature = "flex")]
-            Self::Packed(model) => Rows::Packed((0..count).map(|_| model.cache()).collect()),
+            Self::Packed(model) => Rows::Packed(model, (0..count).map(|_| model.cache()).collect()),
+        }
+    }
+}
+
+impl Rows<'_> {
+    fn vocab_size(&self) -> usize {
+        match self {
+            Self::Burn(model, _) => model.config().vocab_size,
+            #[cfg(feature = "flex")]
+            Self::Packed(model, _) => model.config().vocab_size,
+        }
+    }
+
+    /// The number of tokens that are read of each row.
+    pub(crate) fn lengths(&self) -> Vec<usize> {
+        match self {
+            Self::Burn(_, cache) => cache.lengths().to_vec(),
+            #[cfg(feature = "flex")]
+            Self::Packed(_, caches) => caches.iter().map(PackedCache::len).collect(),
+        }
+    }
+
+    /// Rows of which row `i` is a copy of row `rows[i]`.
+    pub(crate) fn select(&self, rows: &[usize]) -> Self {
+        match self {
+            Self::Burn(model, cache) => Self::Burn(model, cache.select(rows)),
+            #[cfg(feature = "flex")]
+            Self::Packed(model, caches) => {
+                Self::Packed(model, rows.iter().map(|&row| caches[row].clone()).collect())
+            }
         }
     }
 
     /// Reads tokens behind each row.
-    pub(crate) fn read(&self, rows: &mut Rows, tokens: &[&[u32]]) -> Result<(), GenerateError> {
-        match (self, rows) {
-            (Self::Burn(model), Rows::Burn(cache)) => {
+    pub(crate) fn read(&mut self, tokens: &[&[u32]]) -> Result<(), GenerateError> {
+        match self {
+            Self::Burn(model, cache) => {
                 model.forward(&TokenBatch::new(tokens)?, Some(cache))?;
             }
             #[cfg(feature = "flex")]
-            (Self::Packed(model), Rows::Packed(caches)) => {
+            Self::Packed(model, caches) => {
                 model.forward(&mut pieces(caches, tokens), &[])?;
             }
-            #[cfg(feature = "flex")]
-            _ => return Err(GenerateError::OtherEngine),
         }
         Ok(())
     }
 
     /// The same, and gives the logits behind the last token of each row.
-    pub(crate) fn logits(
-        &self,
-        rows: &mut Rows,
-        tokens: &[&[u32]],
-    ) -> Result<Vec<Vec<f32>>, GenerateError> {
-        let values = match (self, rows) {
-            (Self::Burn(model), Rows::Burn(cache)) => {
+    pub(crate) fn logits(&mut self, tokens: &[&[u32]]) -> Result<Vec<Vec<f32>>, GenerateError> {
+        let values = match self {
+            Self::Burn(model, cache) => {
                 let batch = TokenBatch::new(tokens)?;
                 let hidden = model.forward(&batch, Some(cache))?;
                 let last = model.gather(hidden, &batch.last_places());
                 model.logits(last).try_into_vec_as::<f32>()?
             }
             #[cfg(feature = "flex")]
-            (Self::Packed(model), Rows::Packed(caches)) => {
+            Self::Packed(model, caches) => {
                 model.forward(&mut pieces(caches, tokens), &last_places(tokens))?
             }
-            #[cfg(feature = "flex")]
-            _ => return Err(GenerateError::OtherEngine),
         };
-        Ok(values.chunks_exact(self.config().vocab_size).map(<[f32]>::to_vec).collect())
+        Ok(values.chunks_exact(self.vocab_size()).map(<[f32]>::to_vec).collect())
     }
 
     /// The log-probability of each row's tokens behind the first, together. All are read but the last.
     pub(crate) fn log_probabilities(
-        &self,
-        rows: &mut Rows,
+        &mut self,
         texts: &[&[u32]],
     ) -> Result<Vec<f64>, GenerateError> {
         let read: Vec<&[u32]> = texts.iter().map(|text| &text[..text.len() - 1]).collect();
         let next: Vec<u32> = texts.iter().flat_map(|text| text[1..].iter().copied()).collect();
-        let mut found = match (self, rows) {
-            (Self::Burn(model), Rows::Burn(cache)) => on_burn(model, cache, &read, &next)?,
+        let found = match self {
+            Self::Burn(model, cache) => on_burn(model, cache, &read, &next)?,
             #[cfg(feature = "flex")]
-            (Self::Packed(model), Rows::Packed(caches)) => {
+            Self::Packed(model, caches) => {
                 let all: Vec<usize> = (0..next.len()).collect();
                 let logits = model.forward(&mut pieces(caches, &read), &all)?;
                 let rows = logits.chunks_exact(model.config().vocab_size).zip(&next);
-                let log =
-                    |(row, &id): (&[f32], &u32)| f64::from(row[id as usize]) - log_sum_exp(row);
-                rows.map(log).collect()
+                rows.map(|(row, &id)| f64::from(row[id as usize]) - log_sum_exp(row)).collect()
             }
-            #[cfg(feature = "flex")]
-            _ => return Err(GenerateError::OtherEngine),
-        }
-        .into_iter();
+        };
+        let mut found = found.into_iter();
         let sum = |text: &&[u32]| found.by_ref().take(text.len() - 1).sum();
         Ok(texts.iter().map(sum).collect())
     }

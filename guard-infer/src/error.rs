@@ -35,9 +35,6 @@ pub enum GenerateError {
     /// The model refused the call.
     #[error(transparent)]
     Model(#[from] ModelError),
-    /// Rows of one engine were handed to another.
-    #[error("these rows belong to a model on another device")]
-    OtherEngine,
     /// The device computed nothing that could be read back.
     #[error("the device failed")]
     Device(#[source] Arc<TensorReadError>),

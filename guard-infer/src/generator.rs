@@ -11,7 +11,7 @@ use guard_core::{
     Scored, TextGenerator, Tokenizer, TokenizerError,
 };
 #[cfg(feature = "flex")]
-use guard_core::{PackedCache, PackedLlama, PackedType, WeightType};
+use guard_core::{PackedCache, PackedLlama, WeightType};
 
 use crate::batch::{Batch, MAX_TOKENS};
 #[cfg(feature = "flex")]
@@ -123,7 +123,8 @@ impl LlamaGenerator {
     }
 
     /// The same from files that are open. Who wants the report of the load as well calls
-    /// [`ModelFiles::load`] and [`LlamaGenerator::new`].
+    /// [`ModelFiles::load`] and [`LlamaGenerator::new`], or `ModelFiles::load_packed` and
+    /// `LlamaGenerator::from_packed`.
     ///
     /// # Errors
     ///
@@ -133,36 +134,14 @@ impl LlamaGenerator {
         options: LoadOptions,
         device: &Device,
     ) -> Result<Self, BuildError> {
-        #[cfg(feature = "flex")]
-        if Self::packs(options, device) {
-            return Self::from_files_packed(files, PackedType::default(), options);
-        }
         let tokenizer = files.tokenizer()?;
+        #[cfg(feature = "flex")]
+        if *device == Device::flex() && options.weight_type == WeightType::F32 {
+            let (model, _) = files.load_packed(options)?;
+            return Ok(Self::from_packed(model, tokenizer)?);
+        }
         let (model, _) = files.load(options, device)?;
         Ok(Self::new(model, tokenizer)?)
-    }
-
-    /// Whether a model is loaded with packed weights.
-    #[cfg(feature = "flex")]
-    pub(crate) fn packs(options: LoadOptions, device: &Device) -> bool {
-        *device == Device::flex() && options.weight_type == WeightType::F32
-    }
-
-    /// Loads a model with packed weights, for the CPU, from files that are open. `floats` says how matrices
-    /// of floats are packed.
-    ///
-    /// # Errors
-    ///
-    /// [`BuildError`] names the file and what is wrong with it.
-    #[cfg(feature = "flex")]
-    pub fn from_files_packed(
-        files: &ModelFiles,
-        floats: PackedType,
-        options: LoadOptions,
-    ) -> Result<Self, BuildError> {
-        let tokenizer = files.tokenizer()?;
-        let (model, _) = files.load_packed(floats, options)?;
-        Ok(Self::from_packed(model, tokenizer)?)
     }
 
     /// The same generator with at most `rows` texts side by side, at least one. More rows cost

@@ -31,13 +31,13 @@ pub use guard_core::{
     Exchange, ExchangeError, FileAccess, Finish, FormatError, GenerateOptions, Guard, GuardError,
     GuardFormat, GuardInfo, GuardReasonerFormat, GuardSettings, Harm, INSTRUCTION, JudgeMode,
     JudgeOptions, Judged, Label, LabelError, Labels, Llama, LlamaConfig, LoadOptions, LoadReport,
-    Message, ModelError, ModelFiles, OptionsError, Policy, PossibleAnswer, Prompt, PromptStyle,
-    Reason, Reasoning, ReasoningMode, RepetitionStop, Role, Sampling, SaveOptions, ScoreRequest,
-    Scored, Scores, Segment, Step, StopCondition, Task, TaskCalibration, TaskReasoning,
-    TextGenerator, Tokenizer, TokenizerError, UnknownPromptStyle, Usage, Verdict, WeightType,
-    WeightsError, parse,
+    Message, ModelError, ModelFiles, OptionsError, PackedType, Policy, PossibleAnswer, Prompt,
+    PromptStyle, Reason, Reasoning, ReasoningMode, RepetitionStop, Role, Sampling, SaveOptions,
+    ScoreRequest, Scored, Scores, Segment, Step, StopCondition, Task, TaskCalibration,
+    TaskReasoning, TextGenerator, Tokenizer, TokenizerError, UnknownPackedType, UnknownPromptStyle,
+    Usage, Verdict, WeightType, WeightsError, parse,
 };
 #[cfg(feature = "flex")]
-pub use guard_core::{PackedCache, PackedLlama, PackedPiece, PackedType, UnknownPackedType};
+pub use guard_core::{PackedCache, PackedLlama, PackedPiece};
 pub use reasoning_guard::ReasoningGuard;
 pub use settings::read_settings;

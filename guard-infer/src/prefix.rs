@@ -54,6 +54,8 @@ impl Prefixes {
 
     fn keep(&self, prefix: Prefix) -> Prefix {
         let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have read it meanwhile.
+        kept.retain(|other| other.text != prefix.text);
         if kept.len() == KEPT {
             kept.remove(0);
         }

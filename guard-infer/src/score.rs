@@ -7,6 +7,8 @@ use guard_core::PackedCache;
 use guard_core::{Finish, GenerateOptions, Prompt, ScoreRequest, Scored, Usage};
 
 use crate::batch::{Batch, MAX_TOKENS, Prefilled};
+#[cfg(feature = "flex")]
+use crate::engine::Engine;
 use crate::engine::{Rows, log_sum_exp};
 use crate::error::GenerateError;
 use crate::generator::LlamaGenerator;
@@ -96,7 +98,7 @@ impl LlamaGenerator {
     }
 }
 
-impl Batch<'_> {
+impl<'a> Batch<'a> {
     /// Reads what each question's continuations share once, and the rest of them side by side.
     fn score(&self, questions: &[&Question]) -> Vec<Result<Scored, GenerateError>> {
         match self.try_score(questions) {
@@ -119,7 +121,7 @@ impl Batch<'_> {
         }
         let shared: Vec<&[u32]> = questions.iter().map(|q| q.shared.as_slice()).collect();
         let rows = self.begun(questions);
-        let Some(Prefilled { cache, logits }) = self.prefill(&shared, rows)? else {
+        let Some(Prefilled { rows: read, logits }) = self.prefill(&shared, rows)? else {
             return Ok(None);
         };
         let firsts = logits.iter().map(|logits| log_sum_exp(logits)).collect::<Vec<_>>();
@@ -145,7 +147,9 @@ impl Batch<'_> {
             let forks: Vec<usize> = rows.iter().map(|(question, _)| *question).collect();
             let tails: Vec<&[u32]> =
                 rows.iter().map(|&(q, tail)| questions[q].tails[tail].as_slice()).collect();
-            for (&(q, tail), score) in rows.iter().zip(self.tails(&tails, cache.select(&forks))?) {
+            for (&(q, tail), score) in
+                rows.iter().zip(read.select(&forks).log_probabilities(&tails)?)
+            {
                 scores[q][tail] += score;
             }
         }
@@ -153,17 +157,16 @@ impl Batch<'_> {
     }
 
     /// Rows with what is read of the questions.
-    fn begun(&self, questions: &[&Question]) -> Rows {
+    fn begun(&self, questions: &[&Question]) -> Rows<'a> {
         #[cfg(feature = "flex")]
-        if let Some(begun) = questions.iter().map(|question| question.begun.clone()).collect() {
-            return Rows::Packed(begun);
+        if let Engine::Packed(model) = self.model {
+            let begun = questions.iter().map(|question| question.begun.clone());
+            return Rows::Packed(
+                model,
+                begun.map(|b| b.unwrap_or_else(|| model.cache())).collect(),
+            );
         }
         let width = questions.iter().map(|question| question.shared.len()).max().unwrap_or(0);
         self.model.rows(questions.len(), width + 1)
-    }
-
-    /// The log-probability of each row's tokens behind the first, which is read, too.
-    fn tails(&self, tails: &[&[u32]], mut cache: Rows) -> Result<Vec<f64>, GenerateError> {
-        self.model.log_probabilities(&mut cache, tails)
     }
 }

@@ -1,5 +1,5 @@
 //! The small guard that is part of the crate.
-#![cfg(feature = "embedded")]
+#![cfg(all(feature = "embedded", feature = "flex"))]
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;

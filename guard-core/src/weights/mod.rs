@@ -22,10 +22,10 @@ pub use error::{
 pub use export::SaveOptions;
 pub use file::FileAccess;
 pub use gguf::{GgufOptions, GgufType, UnknownGgufType};
-pub use load::{LoadOptions, WeightType};
+pub use load::{LoadOptions, PackedType, UnknownPackedType, WeightType};
 pub use model_files::ModelFiles;
-#[cfg(feature = "flex")]
-pub use packed::{PackedType, UnknownPackedType};
 pub use tensor_file::{NamedTensor, TensorFile, write_tensors};
 
 pub(crate) use file::read_small_file;
+#[cfg(all(test, feature = "flex"))]
+pub(crate) use packed::row;

@@ -10,7 +10,7 @@ use super::file::{FileAccess, read_small_file};
 use super::gguf::GgufFile;
 use super::load::{LoadOptions, load};
 #[cfg(feature = "flex")]
-use super::packed::{PackedType, load_packed};
+use super::packed::load_packed;
 use super::safetensors::{open, open_sharded};
 use super::store::TensorStore;
 use crate::config::{LlamaConfig, TokenIds};
@@ -129,8 +129,8 @@ impl ModelFiles {
         load(self.store(), &self.config, options, device)
     }
 
-    /// Loads the weights packed for inference on the CPU, straight from the files. `floats` says how
-    /// matrices of floats are packed; of `options` the float type is not looked at.
+    /// Loads the weights packed for inference on the CPU, straight from the files. The float type of the
+    /// options is not looked at.
     ///
     /// # Errors
     ///
@@ -138,10 +138,9 @@ impl ModelFiles {
     #[cfg(feature = "flex")]
     pub fn load_packed(
         &self,
-        floats: PackedType,
         options: LoadOptions,
     ) -> Result<(PackedLlama, LoadReport), WeightsError> {
-        load_packed(self.store(), &self.config, floats, options)
+        load_packed(self.store(), &self.config, options)
     }
 
     /// The tokenizer: the folder's `tokenizer.json`, or the GGUF file's vocabulary.

@@ -1,61 +1,20 @@
 //! From stored tensors to packed weights, without a model of floats in between.
 
-use std::fmt;
-use std::str::FromStr;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use burn::tensor::Device;
+use half::f16;
 
 use super::encoding::Encoding;
 use super::error::{LoadReport, WeightsError};
-use super::load::{LoadOptions, checked};
+use super::load::{LoadOptions, PackedType, checked};
 use super::names::{EMBEDDING, HEAD};
 use super::store::{StoredTensor, TensorStore};
 use crate::config::LlamaConfig;
 use crate::kernel::packed::{
-    Grid, PackedBlock, PackedLlama, PackedMatrix, PackedWeights, Row, Steps,
+    BLOCK, Grid, PackedBlock, PackedLlama, PackedMatrix, PackedWeights, Row, Steps,
 };
 use crate::model::{Llama, frequencies};
-
-/// How matrices of floats are packed. Integers of a file stay what they are: `Q8_0`, `Q4_0` and `Q4_1` to
-/// the bit, `Q4_K` with the scales of its sub-blocks as 16-bit floats, `Q6_K` in steps of 8 bits.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum PackedType {
-    /// As 32-bit floats: the same numbers as those of the file.
-    #[default]
-    F32,
-    /// In blocks of 32 with 8-bit steps of one scale: a quarter of the memory and several times the speed.
-    Q8_0,
-    /// In blocks of 32 with 4-bit steps from a minimum on. The loss of a large model is small, that of a
-    /// small one is not.
-    Q4_1,
-}
-
-/// The name of a packed type that is not known.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown type `{0}`: expected f32, q8_0 or q4_1")]
-pub struct UnknownPackedType(String);
-
-impl fmt::Display for PackedType {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::F32 => "f32",
-            Self::Q8_0 => "q8_0",
-            Self::Q4_1 => "q4_1",
-        })
-    }
-}
-
-impl FromStr for PackedType {
-    type Err = UnknownPackedType;
-
-    fn from_str(name: &str) -> Result<Self, UnknownPackedType> {
-        [Self::F32, Self::Q8_0, Self::Q4_1]
-            .into_iter()
-            .find(|kind| kind.to_string() == name)
-            .ok_or_else(|| UnknownPackedType(name.to_owned()))
-    }
-}
 
 impl PackedType {
     fn grid(self) -> Grid {
@@ -71,11 +30,10 @@ impl PackedType {
 pub(super) fn load_packed(
     store: &TensorStore,
     config: &LlamaConfig,
-    floats: PackedType,
     options: LoadOptions,
 ) -> Result<(PackedLlama, LoadReport), WeightsError> {
     let mut report = checked(store, config, options, &Device::flex())?;
-    let stored = Stored { store, floats, check_finite: options.check_finite };
+    let stored = Stored { store, options };
     let weights = stored.weights(config)?;
     let model = PackedLlama::new(config.clone(), frequencies(config), weights);
     report.bytes = model.bytes();
@@ -84,8 +42,7 @@ pub(super) fn load_packed(
 
 struct Stored<'a> {
     store: &'a TensorStore,
-    floats: PackedType,
-    check_finite: bool,
+    options: LoadOptions,
 }
 
 impl Stored<'_> {
@@ -141,7 +98,7 @@ impl Stored<'_> {
 
     fn grid(&self, tensor: &StoredTensor) -> Grid {
         match tensor.encoding {
-            Encoding::F32 | Encoding::F16 | Encoding::Bf16 => self.floats.grid(),
+            Encoding::F32 | Encoding::F16 | Encoding::Bf16 => self.options.packed.grid(),
             Encoding::Q8_0 | Encoding::Q6K => Grid::Eight,
             Encoding::Q4_0 => Grid::Four,
             Encoding::Q4_1 | Encoding::Q4K => Grid::FourMin,
@@ -158,18 +115,17 @@ impl Stored<'_> {
         let broken = AtomicBool::new(false);
         let matrix =
             PackedMatrix::pack(grid, [outputs, inputs], |output, memory: &mut Memory, set| {
-                let bytes = rows.row(output);
                 let Memory { floats, steps } = memory;
+                let bytes = rows.row(output);
                 steps.clear();
-                let is_finite = if keeps_steps && tensor.encoding.steps(bytes, steps) {
-                    steps.iter().all(|s| s.scale.is_finite() && s.minimum.is_finite())
+                let packed = if keeps_steps && tensor.encoding.steps(bytes, steps) {
+                    Row::Steps(steps)
                 } else {
                     floats.clear();
                     tensor.encoding.decode(bytes, floats);
-                    floats.iter().all(|weight| weight.is_finite())
+                    row(grid, floats, steps)
                 };
-                let row = if steps.is_empty() { Row::Floats(floats) } else { Row::Steps(steps) };
-                if !set(row) || !is_finite {
+                if !set(packed) {
                     broken.store(true, Ordering::Relaxed);
                 }
             });
@@ -179,7 +135,7 @@ impl Stored<'_> {
     }
 
     fn finite(&self, name: &str, tensor: &StoredTensor, is_so: bool) -> Result<(), WeightsError> {
-        match self.check_finite && !is_so {
+        match self.options.check_finite && !is_so {
             true => {
                 let path = self.store.path(tensor).to_owned();
                 Err(WeightsError::NotFinite { path, tensor: name.to_owned() })
@@ -187,6 +143,30 @@ impl Stored<'_> {
             false => Ok(()),
         }
     }
+}
+
+/// A row of floats as a matrix of this grid takes it: in the steps that GGUF's formats have for it. Of a
+/// block with a weight that is not finite the scale is none either.
+pub(crate) fn row<'a>(grid: Grid, floats: &'a [f32], steps: &'a mut Vec<Steps>) -> Row<'a> {
+    let encoding = match grid {
+        Grid::F32 => return Row::Floats(floats),
+        Grid::Eight => Encoding::Q8_0,
+        Grid::Four => Encoding::Q4_0,
+        Grid::FourMin => Encoding::Q4_1,
+    };
+    steps.clear();
+    let mut bytes = Vec::with_capacity(encoding.block_bytes());
+    for weights in floats.chunks(BLOCK) {
+        let mut block = [0.0; BLOCK];
+        block[..weights.len()].copy_from_slice(weights);
+        bytes.clear();
+        encoding.encode(&block, &mut bytes);
+        encoding.steps(&bytes, steps);
+        if let (Some(last), false) = (steps.last_mut(), block.iter().all(|w| w.is_finite())) {
+            last.scale = f16::NAN;
+        }
+    }
+    Row::Steps(steps)
 }
 
 /// What each thread reads rows into.
@@ -209,8 +189,8 @@ impl Llama {
         let merged = self.clone().merge_adapters();
         let grid = matrices.grid();
         let weights = merged.packed_weights(&mut |values: Vec<f32>, shape| {
-            PackedMatrix::pack(grid, shape, |output, (): &mut (), set| {
-                set(Row::Floats(&values[output * shape[1]..][..shape[1]]));
+            PackedMatrix::pack(grid, shape, |output, steps, set| {
+                set(row(grid, &values[output * shape[1]..][..shape[1]], steps));
             })
         })?;
         Ok(PackedLlama::new(self.config().clone(), frequencies(self.config()), weights))
@@ -222,11 +202,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_round_trip() {
-        for kind in [PackedType::F32, PackedType::Q8_0, PackedType::Q4_1] {
-            assert_eq!(kind.to_string().parse(), Ok(kind));
+    fn what_is_not_finite_stays_that() {
+        for bad in [f32::NAN, f32::INFINITY, 1e9] {
+            let mut weights = [1.0; 40];
+            weights[35] = bad;
+            for grid in [Grid::Eight, Grid::Four, Grid::FourMin] {
+                let mut steps = Vec::new();
+                row(grid, &weights, &mut steps);
+                let finite: Vec<bool> = steps.iter().map(|s| s.scale.is_finite()).collect();
+                assert_eq!(finite, [true, false], "{grid:?} {bad}");
+            }
         }
-        let error = "q5_0".parse::<PackedType>().unwrap_err().to_string();
-        assert!(error.contains("q5_0") && error.contains("q8_0"), "{error}");
     }
 }

@@ -50,7 +50,7 @@ pub(crate) struct Steps {
     pub(crate) steps: [i8; BLOCK],
 }
 
-/// A row of weights as it is read.
+/// A row of weights as it is read: floats for a matrix of floats, steps for all others.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Row<'a> {
     Floats(&'a [f32]),
@@ -59,7 +59,7 @@ pub(crate) enum Row<'a> {
 
 impl PackedMatrix {
     /// Packs the rows that `read` hands on for each output, in parallel. It has memory to use, and is told
-    /// whether the scales of the row are finite.
+    /// whether the row is finite.
     pub(crate) fn pack<M: Default + Send>(
         grid: Grid,
         [outputs, inputs]: [usize; 2],
@@ -217,28 +217,22 @@ struct Piece<'a> {
 }
 
 impl Piece<'_> {
-    /// Sets the weights of one output; says whether their scales are finite.
+    /// Sets the weights of one output; says whether they are finite.
     fn set(&mut self, grid: Grid, lane: usize, row: Row<'_>, blocks: usize) -> bool {
         match row {
-            Row::Floats(row) if grid == Grid::F32 => {
+            Row::Floats(row) => {
                 for (line, weight) in self.floats.iter_mut().zip(row) {
                     line.0[lane] = *weight;
                 }
-            }
-            Row::Floats(row) => {
-                for (block, weights) in row.chunks(BLOCK).enumerate() {
-                    let mut whole = [0.0; BLOCK];
-                    whole[..weights.len()].copy_from_slice(weights);
-                    self.set_block(grid, lane, block, &Steps::of(grid, &whole));
-                }
+                row.iter().all(|weight| weight.is_finite())
             }
             Row::Steps(steps) => {
                 for (block, steps) in steps.iter().take(blocks).enumerate() {
                     self.set_block(grid, lane, block, steps);
                 }
+                steps.iter().all(|steps| steps.scale.is_finite() && steps.minimum.is_finite())
             }
         }
-        self.scales.iter().chain(self.minima.iter()).all(|scales| scales[lane].is_finite())
     }
 
     fn set_block(&mut self, grid: Grid, lane: usize, block: usize, steps: &Steps) {
@@ -267,35 +261,6 @@ impl Piece<'_> {
     }
 }
 
-impl Steps {
-    /// The steps nearest to weights.
-    /// Where one is not finite, the scale is none either.
-    pub(crate) fn of(grid: Grid, weights: &[f32; BLOCK]) -> Self {
-        if !weights.iter().all(|weight| weight.is_finite()) {
-            return Self { scale: f16::NAN, minimum: f16::NAN, steps: [0; BLOCK] };
-        }
-        let low = weights.iter().copied().fold(f32::INFINITY, f32::min);
-        let high = weights.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-        let (scale, start, [first, last]) = match grid {
-            Grid::F32 | Grid::Eight => (high.max(-low) / 127.0, 0.0, [-127.0, 127.0]),
-            Grid::Four => {
-                let farthest = if -low > high { low } else { high };
-                (farthest / -8.0, farthest, [0.0, 15.0])
-            }
-            Grid::FourMin => ((high - low) / 15.0, low, [0.0, 15.0]),
-        };
-        let (scale, minimum) = (f16::from_f32(scale), f16::from_f32(start));
-        let start = match grid {
-            Grid::Four => -8.0 * scale.to_f32(),
-            Grid::FourMin => minimum.to_f32(),
-            Grid::F32 | Grid::Eight => 0.0,
-        };
-        let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
-        let step = |weight: f32| ((weight - start) * inverse).round().clamp(first, last) as i8;
-        Self { scale, minimum, steps: weights.map(step) }
-    }
-}
-
 /// 32 inputs in steps of one scale.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct InputBlock {
@@ -313,6 +278,7 @@ impl InputBlock {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
+    use crate::weights::row;
 
     pub(in super::super) fn noise(count: usize, seed: usize) -> Vec<f32> {
         (0..count).map(|at| ((at * 7919 + seed * 31) % 2003) as f32 / 1001.5 - 1.0).collect()
@@ -320,8 +286,8 @@ pub(super) mod tests {
 
     pub(in super::super) fn packed(grid: Grid, weights: &[f32], shape: [usize; 2]) -> PackedMatrix {
         let inputs = shape[1];
-        PackedMatrix::pack(grid, shape, |output, (): &mut (), set| {
-            set(Row::Floats(&weights[output * inputs..][..inputs]));
+        PackedMatrix::pack(grid, shape, |output, memory, set| {
+            set(row(grid, &weights[output * inputs..][..inputs], memory));
         })
     }
 
@@ -354,16 +320,5 @@ pub(super) mod tests {
         assert_eq!(packed(Grid::Eight, &weights, [64, 64]).bytes(), 64 * 64 * 34 / 32);
         assert_eq!(packed(Grid::Four, &weights, [64, 64]).bytes(), 64 * 64 * 18 / 32);
         assert_eq!(packed(Grid::FourMin, &weights, [64, 64]).bytes(), 64 * 64 * 20 / 32);
-    }
-
-    #[test]
-    fn what_is_not_finite_stays_that() {
-        for bad in [f32::NAN, f32::INFINITY] {
-            let mut weights = [1.0; BLOCK];
-            weights[3] = bad;
-            for grid in [Grid::Eight, Grid::Four, Grid::FourMin] {
-                assert!(!Steps::of(grid, &weights).scale.is_finite(), "{grid:?} {bad}");
-            }
-        }
     }
 }

@@ -21,4 +21,4 @@ mod x86;
 pub use cache::PackedCache;
 pub(crate) use llama::{PackedBlock, PackedWeights};
 pub use llama::{PackedLlama, PackedPiece};
-pub(crate) use matrix::{Grid, PackedMatrix, Row, Steps};
+pub(crate) use matrix::{BLOCK, Grid, PackedMatrix, Row, Steps};

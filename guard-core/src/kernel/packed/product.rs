@@ -7,6 +7,7 @@
     reason = "loops over registers, of which some arrays share the index"
 )]
 
+use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::lanes::{Bytes, Floats, Lanes};
@@ -41,6 +42,18 @@ trait Tile<'a>: Copy {
     ) -> [[L::F; R]; T];
 }
 
+/// Calls a function with the kind of tiles that a grid has.
+macro_rules! by_grid {
+    ($grid:expr, $function:ident::<$lanes:ty>($($argument:expr),*)) => {
+        match $grid {
+            Grid::F32 => $function::<$lanes, FloatTile<'_>>($($argument),*),
+            Grid::Eight => $function::<$lanes, ByteTile<'_, Eight>>($($argument),*),
+            Grid::Four => $function::<$lanes, ByteTile<'_, Four>>($($argument),*),
+            Grid::FourMin => $function::<$lanes, ByteTile<'_, FourMin>>($($argument),*),
+        }
+    };
+}
+
 /// The tiles of `range` times all rows.
 #[inline(always)]
 pub(super) fn product<L: Lanes>(
@@ -50,12 +63,7 @@ pub(super) fn product<L: Lanes>(
     inputs: Inputs<'_>,
     sink: &mut impl Sink<L, 1>,
 ) {
-    match matrix.grid() {
-        Grid::F32 => one::<L, FloatTile<'_>>(lanes, matrix, range, inputs, sink),
-        Grid::Eight => one::<L, EightTile<'_>>(lanes, matrix, range, inputs, sink),
-        Grid::Four => one::<L, FourTile<'_>>(lanes, matrix, range, inputs, sink),
-        Grid::FourMin => one::<L, FourMinTile<'_>>(lanes, matrix, range, inputs, sink),
-    }
+    by_grid!(matrix.grid(), one::<L>(lanes, matrix, range, inputs, sink));
 }
 
 /// The same tiles of two matrices of one grid times all rows.
@@ -67,12 +75,7 @@ pub(super) fn two_products<L: Lanes>(
     inputs: Inputs<'_>,
     sink: &mut impl Sink<L, 2>,
 ) {
-    match matrices[0].grid() {
-        Grid::F32 => two::<L, FloatTile<'_>>(lanes, matrices, range, inputs, sink),
-        Grid::Eight => two::<L, EightTile<'_>>(lanes, matrices, range, inputs, sink),
-        Grid::Four => two::<L, FourTile<'_>>(lanes, matrices, range, inputs, sink),
-        Grid::FourMin => two::<L, FourMinTile<'_>>(lanes, matrices, range, inputs, sink),
-    }
+    by_grid!(matrices[0].grid(), two::<L>(lanes, matrices, range, inputs, sink));
 }
 
 #[inline(always)]
@@ -231,14 +234,12 @@ impl<'a> Tile<'a> for FloatTile<'a> {
     }
 }
 
-/// A tile of bytes: `LINES` of them a block, around `OFFSET`.
-trait ByteTile<'a>: Copy {
+/// How the bytes of a block hold its weights.
+trait ByteGrid: Copy {
+    /// Lines of bytes of a block.
     const LINES: usize;
+    /// So much less than its byte or half-byte is a weight, in steps; 0 where there are minima.
     const OFFSET: i32;
-    fn of(matrix: &'a PackedMatrix, tile: usize) -> Self;
-    fn bytes(self) -> &'a [Bytes];
-    fn scales(self) -> &'a [Scales];
-    fn minima(self) -> &'a [Scales];
 
     /// Adds the products of a block with each row's.
     fn dots<L: Lanes, const R: usize, const T: usize>(
@@ -249,113 +250,70 @@ trait ByteTile<'a>: Copy {
     );
 }
 
-macro_rules! byte_tile {
-    ($name:ident, $lines:expr, $offset:expr, $dots:ident) => {
-        #[derive(Clone, Copy)]
-        struct $name<'a> {
-            bytes: &'a [Bytes],
-            scales: &'a [Scales],
-            minima: &'a [Scales],
-        }
+#[derive(Clone, Copy)]
+struct Eight;
+#[derive(Clone, Copy)]
+struct Four;
+#[derive(Clone, Copy)]
+struct FourMin;
 
-        impl<'a> ByteTile<'a> for $name<'a> {
-            const LINES: usize = $lines;
-            const OFFSET: i32 = $offset;
-
-            #[inline(always)]
-            fn of(matrix: &'a PackedMatrix, tile: usize) -> Self {
-                let scales = matrix.tile_scales(tile);
-                Self { bytes: matrix.tile_bytes(tile), scales, minima: matrix.tile_minima(tile) }
-            }
-            #[inline(always)]
-            fn bytes(self) -> &'a [Bytes] {
-                self.bytes
-            }
-            #[inline(always)]
-            fn scales(self) -> &'a [Scales] {
-                self.scales
-            }
-            #[inline(always)]
-            fn minima(self) -> &'a [Scales] {
-                self.minima
-            }
-            #[inline(always)]
-            fn dots<L: Lanes, const R: usize, const T: usize>(
-                lanes: L,
-                bytes: [&[Bytes]; T],
-                inputs: [&InputBlock; R],
-                dots: &mut [[L::I; R]; T],
-            ) {
-                $dots::<L, R, T>(lanes, bytes, inputs, dots);
-            }
-        }
-
-        impl<'a> Tile<'a> for $name<'a> {
-            #[inline(always)]
-            fn of(matrix: &'a PackedMatrix, tile: usize) -> Self {
-                <Self as ByteTile<'a>>::of(matrix, tile)
-            }
-
-            #[inline(always)]
-            fn sums<L: Lanes, const R: usize, const T: usize>(
-                lanes: L,
-                tiles: [Self; T],
-                inputs: Inputs<'_>,
-                row: usize,
-            ) -> [[L::F; R]; T] {
-                byte_sums::<L, Self, R, T>(lanes, tiles, inputs, row)
-            }
-        }
-    };
+#[derive(Clone, Copy)]
+struct ByteTile<'a, G> {
+    bytes: &'a [Bytes],
+    scales: &'a [Scales],
+    minima: &'a [Scales],
+    grid: PhantomData<G>,
 }
 
-byte_tile!(EightTile, BLOCK / 4, 128, eight_dots);
-byte_tile!(FourTile, BLOCK / 8, 8, four_dots);
-byte_tile!(FourMinTile, BLOCK / 8, 0, four_dots);
+impl<'a, G: ByteGrid> Tile<'a> for ByteTile<'a, G> {
+    #[inline(always)]
+    fn of(matrix: &'a PackedMatrix, tile: usize) -> Self {
+        let (bytes, scales) = (matrix.tile_bytes(tile), matrix.tile_scales(tile));
+        Self { bytes, scales, minima: matrix.tile_minima(tile), grid: PhantomData }
+    }
 
-/// Sums of integers a block, of which the scales make floats.
-#[inline(always)]
-fn byte_sums<'a, L: Lanes, G: ByteTile<'a>, const R: usize, const T: usize>(
-    lanes: L,
-    tiles: [G; T],
-    inputs: Inputs<'_>,
-    row: usize,
-) -> [[L::F; R]; T] {
-    let blocks = tiles[0].scales().len();
-    let rows: [&[InputBlock]; R] = rows_of(inputs.blocks, blocks, row);
-    let bytes: [&[Bytes]; T] =
-        std::array::from_fn(|tile| &tiles[tile].bytes()[..blocks * G::LINES]);
-    let scales: [&[Scales]; T] = std::array::from_fn(|tile| &tiles[tile].scales()[..blocks]);
-    let minima: [&[Scales]; T] = std::array::from_fn(|tile| tiles[tile].minima());
-    let mut sums = [[lanes.splat(0.0); R]; T];
-    for block in 0..blocks {
-        let inputs: [&InputBlock; R] = std::array::from_fn(|row| &rows[row][block]);
+    /// Sums of integers a block, of which the scales make floats.
+    #[inline(always)]
+    fn sums<L: Lanes, const R: usize, const T: usize>(
+        lanes: L,
+        tiles: [Self; T],
+        inputs: Inputs<'_>,
+        row: usize,
+    ) -> [[L::F; R]; T] {
+        let blocks = tiles[0].scales.len();
+        let rows: [&[InputBlock]; R] = rows_of(inputs.blocks, blocks, row);
         let bytes: [&[Bytes]; T] =
-            std::array::from_fn(|tile| &bytes[tile][block * G::LINES..][..G::LINES]);
-        let mut first = [lanes.splat_i32(0); R];
-        for row in 0..R {
-            // The weights are OFFSET less than their bytes.
-            first[row] = lanes.splat_i32(-G::OFFSET * inputs[row].sum);
-        }
-        let mut dots = [first; T];
-        G::dots::<L, R, T>(lanes, bytes, inputs, &mut dots);
-        for tile in 0..T {
-            let scale = lanes.load_f16(&scales[tile][block]);
+            std::array::from_fn(|tile| &tiles[tile].bytes[..blocks * G::LINES]);
+        let scales: [&[Scales]; T] = std::array::from_fn(|tile| &tiles[tile].scales[..blocks]);
+        let mut sums = [[lanes.splat(0.0); R]; T];
+        for block in 0..blocks {
+            let inputs: [&InputBlock; R] = std::array::from_fn(|row| &rows[row][block]);
+            let bytes: [&[Bytes]; T] =
+                std::array::from_fn(|tile| &bytes[tile][block * G::LINES..][..G::LINES]);
+            let mut first = [lanes.splat_i32(0); R];
             for row in 0..R {
-                let scale = lanes.mul(scale, lanes.splat(inputs[row].scale));
-                let dot = lanes.to_f32(dots[tile][row]);
-                sums[tile][row] = lanes.mul_add(dot, scale, sums[tile][row]);
+                first[row] = lanes.splat_i32(-G::OFFSET * inputs[row].sum);
             }
-            if G::OFFSET == 0 {
-                let minimum = lanes.load_f16(&minima[tile][block]);
+            let mut dots = [first; T];
+            G::dots::<L, R, T>(lanes, bytes, inputs, &mut dots);
+            for tile in 0..T {
+                let scale = lanes.load_f16(&scales[tile][block]);
                 for row in 0..R {
-                    let sum = lanes.splat(inputs[row].scale * inputs[row].sum as f32);
-                    sums[tile][row] = lanes.mul_add(minimum, sum, sums[tile][row]);
+                    let scale = lanes.mul(scale, lanes.splat(inputs[row].scale));
+                    let dot = lanes.to_f32(dots[tile][row]);
+                    sums[tile][row] = lanes.mul_add(dot, scale, sums[tile][row]);
+                }
+                if G::OFFSET == 0 {
+                    let minimum = lanes.load_f16(&tiles[tile].minima[block]);
+                    for row in 0..R {
+                        let sum = lanes.splat(inputs[row].scale * inputs[row].sum as f32);
+                        sums[tile][row] = lanes.mul_add(minimum, sum, sums[tile][row]);
+                    }
                 }
             }
         }
+        sums
     }
-    sums
 }
 
 #[inline(always)]
@@ -363,41 +321,60 @@ fn four_inputs(block: &InputBlock, at: usize) -> [i8; 4] {
     block.steps.as_chunks::<4>().0[at]
 }
 
-#[inline(always)]
-fn eight_dots<L: Lanes, const R: usize, const T: usize>(
-    lanes: L,
-    bytes: [&[Bytes]; T],
-    inputs: [&InputBlock; R],
-    dots: &mut [[L::I; R]; T],
-) {
-    for at in 0..BLOCK / 4 {
-        let mut weights = [lanes.load_bytes(&bytes[0][at]); T];
-        for tile in 1..T {
-            weights[tile] = lanes.load_bytes(&bytes[tile][at]);
-        }
-        for row in 0..R {
-            for tile in 0..T {
-                let four = four_inputs(inputs[row], at);
-                dots[tile][row] = lanes.dot(dots[tile][row], weights[tile], four);
+impl ByteGrid for Eight {
+    const LINES: usize = BLOCK / 4;
+    const OFFSET: i32 = 128;
+
+    #[inline(always)]
+    fn dots<L: Lanes, const R: usize, const T: usize>(
+        lanes: L,
+        bytes: [&[Bytes]; T],
+        inputs: [&InputBlock; R],
+        dots: &mut [[L::I; R]; T],
+    ) {
+        for at in 0..BLOCK / 4 {
+            let mut weights = [lanes.load_bytes(&bytes[0][at]); T];
+            for tile in 1..T {
+                weights[tile] = lanes.load_bytes(&bytes[tile][at]);
+            }
+            for row in 0..R {
+                for tile in 0..T {
+                    let four = four_inputs(inputs[row], at);
+                    dots[tile][row] = lanes.dot(dots[tile][row], weights[tile], four);
+                }
             }
         }
     }
 }
 
-#[inline(always)]
-fn four_dots<L: Lanes, const R: usize, const T: usize>(
-    lanes: L,
-    bytes: [&[Bytes]; T],
-    inputs: [&InputBlock; R],
-    dots: &mut [[L::I; R]; T],
-) {
-    for at in 0..BLOCK / 8 {
-        for tile in 0..T {
-            let (low, high) = lanes.nibbles(&bytes[tile][at]);
-            for row in 0..R {
-                let dot = lanes.dot(dots[tile][row], low, four_inputs(inputs[row], at));
-                dots[tile][row] = lanes.dot(dot, high, four_inputs(inputs[row], at + 4));
+/// The two grids of half-bytes differ in their offset.
+macro_rules! half_bytes {
+    ($name:ident, $offset:expr) => {
+        impl ByteGrid for $name {
+            const LINES: usize = BLOCK / 8;
+            const OFFSET: i32 = $offset;
+
+            #[inline(always)]
+            fn dots<L: Lanes, const R: usize, const T: usize>(
+                lanes: L,
+                bytes: [&[Bytes]; T],
+                inputs: [&InputBlock; R],
+                dots: &mut [[L::I; R]; T],
+            ) {
+                for at in 0..BLOCK / 8 {
+                    for tile in 0..T {
+                        let (low, high) = lanes.nibbles(&bytes[tile][at]);
+                        for row in 0..R {
+                            let dot = lanes.dot(dots[tile][row], low, four_inputs(inputs[row], at));
+                            dots[tile][row] =
+                                lanes.dot(dot, high, four_inputs(inputs[row], at + 4));
+                        }
+                    }
+                }
             }
         }
-    }
+    };
 }
+
+half_bytes!(Four, 8);
+half_bytes!(FourMin, 0);
