@@ -12,8 +12,8 @@ use crate::kernel;
 /// The weight is kept as `[d_output, d_input]`, the hub's layout: it is loaded and saved
 /// without a transpose, and a single row of activations meets contiguous rows of weights.
 ///
-/// Every product with a weight matrix goes through [`Linear::forward`], so another form of
-/// weight (packed integers for inference on a CPU) has one place to go.
+/// Every product with a weight matrix goes through [`Linear::forward`]. Packed weights, for inference on
+/// CPUs, are not here but in the model beside this one, `PackedLlama`.
 #[derive(Module, Debug)]
 pub struct Linear {
     /// The weight, `[d_output, d_input]`.

@@ -197,30 +197,31 @@ fn encode_q8_0(block: &[f32], out: &mut Vec<u8>) {
     }));
 }
 
-/// A grid of 16 values: 8 steps below zero and 7 above it, or from a minimum on.
+/// A grid of 16 values: 8 steps below zero and 7 above it, or from a minimum on. The numbers are those of
+/// 16-bit floats.
 #[derive(Clone, Copy)]
 struct Grid {
-    scale: f16,
-    minimum: Option<f16>,
+    scale: f32,
+    start: f32,
+    has_minimum: bool,
 }
 
 impl Grid {
     fn new(scale: f32, minimum: Option<f32>) -> Self {
-        Self { scale: f16::from_f32(scale), minimum: minimum.map(f16::from_f32) }
-    }
-
-    fn start(self) -> f32 {
-        self.minimum.map_or(-8.0 * self.scale.to_f32(), f16::to_f32)
+        let round = |value: f32| f16::from_f32(value).to_f32();
+        let scale = round(scale);
+        let start = minimum.map_or(-8.0 * scale, round);
+        Self { scale, start, has_minimum: minimum.is_some() }
     }
 
     fn step(self, weight: f32) -> u8 {
-        let scale = self.scale.to_f32();
-        let step = if scale == 0.0 { 0.0 } else { (weight - self.start()) / scale };
-        step.round().clamp(0.0, 15.0) as u8
+        let step = if self.scale == 0.0 { 0.0 } else { (weight - self.start) / self.scale };
+        // To the nearest, as a conversion cuts off; below zero it gives 0.
+        ((step + 0.5) as u8).min(15)
     }
 
     fn error(self, block: &[f32]) -> f32 {
-        let value = |weight: f32| self.scale.to_f32() * f32::from(self.step(weight)) + self.start();
+        let value = |weight: f32| self.scale * f32::from(self.step(weight)) + self.start;
         block.iter().map(|&weight| (weight - value(weight)).powi(2)).sum()
     }
 
@@ -228,8 +229,7 @@ impl Grid {
     fn fitted(self, block: &[f32]) -> Self {
         let (mut sum, mut squares, mut weights, mut products) = (0.0, 0.0, 0.0, 0.0);
         for &weight in block {
-            let step =
-                f32::from(self.step(weight)) - if self.minimum.is_some() { 0.0 } else { 8.0 };
+            let step = f32::from(self.step(weight)) - if self.has_minimum { 0.0 } else { 8.0 };
             sum += step;
             squares += step * step;
             weights += weight;
@@ -237,12 +237,12 @@ impl Grid {
         }
         let count = block.len() as f32;
         let spread = count * squares - sum * sum;
-        match self.minimum {
-            Some(_) if spread > 0.0 => {
+        match self.has_minimum {
+            true if spread > 0.0 => {
                 let scale = (count * products - sum * weights) / spread;
                 Self::new(scale, Some((weights - scale * sum) / count))
             }
-            None if squares > 0.0 => Self::new(products / squares, None),
+            false if squares > 0.0 => Self::new(products / squares, None),
             _ => self,
         }
     }
@@ -268,8 +268,10 @@ fn encode_q4(block: &[f32], with_minimum: bool, out: &mut Vec<u8>) {
     let grids = starts.flat_map(|grid| [grid, fitted(grid)]);
     let best = grids.map(|grid| (grid.error(block), grid)).min_by(|(a, _), (b, _)| a.total_cmp(b));
     let Some((_, best)) = best else { return };
-    out.extend(best.scale.to_le_bytes());
-    out.extend(best.minimum.into_iter().flat_map(f16::to_le_bytes));
+    out.extend(f16::from_f32(best.scale).to_le_bytes());
+    if best.has_minimum {
+        out.extend(f16::from_f32(best.start).to_le_bytes());
+    }
     let (front, back) = block.split_at(block.len() / 2);
     out.extend(front.iter().zip(back).map(|(&low, &high)| best.step(low) | best.step(high) << 4));
 }

@@ -52,7 +52,8 @@ pub enum PackedType {
     /// speed.
     Q8_0,
     /// In blocks of 32 with 4-bit steps from a minimum on. The loss of a large model is small, that of a
-    /// small one is not.
+    /// small one is not. Finding the best steps takes a while, about as long as
+    /// [`Llama::save_gguf`] does, whose file loads at once.
     Q4_1,
 }
 
