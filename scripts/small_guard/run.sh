@@ -100,10 +100,10 @@ pack() {
     example export_gguf -- --model "$out/guard" --type q4_1 --embedding-type q8_0 --output "$out/small-guard.gguf"
 }
 
-# Answers at once by SmolLM2 itself, with adapters.
+# Answers at once by SmolLM2 itself, with adapters, from as many rows as the guide reports on.
 lora() {
     example train_rsft -- --model "$SMOLLM2" --data "$out/data/labels.jsonl" \
-        --config "$here/lora.toml" --output "$out/lora"
+        --config "$here/lora.toml" --limit 2400 --output "$out/lora"
     echo '{"style": "compact", "knows_modes": true, "scores": {}}' >"$out/lora/model/guard.json"
 }
 
