@@ -14,7 +14,7 @@ use guard_data::{
 use guard_examples::lines::{self, Outcome, Output};
 use guard_examples::model::ModelArguments;
 use guard_examples::progress;
-use guard_infer::{GenerateOptions, GuardFormat, GuardReasonerFormat, Sampling};
+use guard_infer::{GenerateOptions, GuardReasonerFormat, Sampling};
 
 /// Mine hard samples with a model.
 #[derive(Parser)]
@@ -161,7 +161,7 @@ fn generate(arguments: &Arguments, rows: &[ReasonedSample]) -> Outcome<Generatio
         .with_samples(arguments.samples)
         .with_seed(arguments.seed)
         .with_sampling(Sampling::TopP { temperature, top_p });
-    options.stop = GuardReasonerFormat::default().stop();
+    options.stop = Some(GuardReasonerFormat::whole_output());
     let folder = arguments.generations.clone().unwrap_or_else(|| {
         let mut folder = arguments.output.clone().into_os_string();
         folder.push(".generations");

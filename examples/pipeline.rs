@@ -28,8 +28,8 @@ use guard_examples::model_name::ModelName;
 use guard_examples::progress::{Pace, Watch};
 use guard_examples::sources::open_benchmark;
 use guard_infer::{
-    DeviceName, GenerateOptions, GuardBuilder, GuardFormat, GuardReasonerFormat, GuardSettings,
-    JudgeOptions, Llama, LlamaGenerator, LlamaGuard, LoadOptions, PromptStyle, Sampling, Tokenizer,
+    DeviceName, GenerateOptions, GuardBuilder, GuardReasonerFormat, GuardSettings, JudgeOptions,
+    Llama, LlamaGenerator, LlamaGuard, LoadOptions, PromptStyle, Sampling, Tokenizer,
 };
 use guard_train::{
     ChatTemplate, Cut, EncodeError, Encoder, HsDpo, HsDpoOptions, LlamaTrainer, Objective, Rsft,
@@ -194,7 +194,7 @@ fn mine(arguments: &Arguments, traces: &Path, model: &Path) -> Outcome<PathBuf> 
         .with_max_tokens(LONGEST_ANSWER)
         .with_samples(arguments.samples)
         .with_sampling(Sampling::TopP { temperature: 1.0, top_p: 0.95 });
-    options.stop = GuardReasonerFormat::default().stop();
+    options.stop = Some(GuardReasonerFormat::whole_output());
     let generator = LlamaGenerator::open(model, LoadOptions::default(), &arguments.device.open()?)?;
     let folder = arguments.output.join("generations");
     let mut files = GenerationFiles::open(folder, "bank", "r_sft", &options)?;

@@ -176,13 +176,13 @@ fn the_small_guard_needs_no_model() {
         evaluate.args(["--packed", packed]);
         evaluate
     };
-    let text = succeeds(&mut judge("f32", &path("predictions")));
+    let text = succeeds(&mut judge("float", &path("predictions")));
     assert!(text.contains("small-guard"), "{text}");
     // What other weights have said is not taken for what these say.
     let refused = ends_with(2, &mut judge("q8_0", &path("predictions")));
     assert!(refused.contains("other options"), "{refused}");
     let refused = ends_with(2, &mut judge("q5_0", &path("others")));
-    assert!(refused.contains("expected f32, q8_0 or q4_1"), "{refused}");
+    assert!(refused.contains("expected float, q8_0 or q4_1"), "{refused}");
     let export = ["--model", "embedded", "--output", &path("small.gguf")];
     assert!(succeeds(example("export_gguf").args(export)).contains("bits each"));
     let named = ends_with(2, example("moderate").args(["--model", "none", "--prompt", "hi"]));

@@ -6,7 +6,8 @@ use crate::exchange::Exchange;
 use crate::generate::{Completed, Finish, StopCondition};
 use crate::label::{Completion, Harm, Labels, Task};
 use crate::parse::{
-    ParsedOutput, has_own_answers, is_reasoned, is_whole_output, parse_output, write_output,
+    ParsedOutput, has_own_answers, is_reasoned, is_whole_output, likely_continuation, parse_output,
+    reasoning_through, write_output,
 };
 use crate::prompt::{Prompt, PromptStyle, ReasoningMode};
 use crate::score::PossibleAnswer;
@@ -40,8 +41,14 @@ pub trait GuardFormat: Send + Sync {
         Vec::new()
     }
 
-    /// When a text of this format is whole. Default: only the model knows.
-    fn stop(&self) -> Option<Arc<dyn StopCondition>> {
+    /// When a text in answer to the call is whole. Where its answers are `scored`, they are compared
+    /// behind it, and it is whole with the reasoning on which they rest. Default: only the model knows.
+    fn stop(
+        &self,
+        _exchange: &Exchange,
+        _call: &Call,
+        _scored: bool,
+    ) -> Option<Arc<dyn StopCondition>> {
         None
     }
 }
@@ -87,13 +94,14 @@ pub enum FormatError {
 pub struct GuardReasonerFormat {
     style: PromptStyle,
     knows_modes: bool,
+    answers_early: bool,
 }
 
 impl GuardReasonerFormat {
     /// The format with this prompt style.
     #[must_use]
     pub fn new(style: PromptStyle) -> Self {
-        Self { style, knows_modes: style == PromptStyle::Compact }
+        Self { style, knows_modes: style == PromptStyle::Compact, answers_early: false }
     }
 
     /// The format of a model that was trained with the instructions of the modes. The published
@@ -102,6 +110,29 @@ impl GuardReasonerFormat {
     pub fn with_modes(mut self) -> Self {
         self.knows_modes = true;
         self
+    }
+
+    /// The format with answers about a request without a response that are scored behind the reasoning about
+    /// the request, and not behind that about a response that is not there. The published models write a third
+    /// of their text then. Calibrate with it: its probabilities are others.
+    #[must_use]
+    pub fn with_early_answers(mut self) -> Self {
+        self.answers_early = true;
+        self
+    }
+
+    /// The last task whose reasoning scored answers rest on.
+    fn last_task(&self, exchange: &Exchange) -> Task {
+        match self.answers_early && exchange.response().is_none() {
+            true => Task::Request,
+            false => Task::Response,
+        }
+    }
+
+    /// When a text of this format is whole, its block of answers included.
+    #[must_use]
+    pub fn whole_output() -> Arc<dyn StopCondition> {
+        Arc::new(WholeOutput)
     }
 }
 
@@ -130,7 +161,8 @@ impl GuardFormat for GuardReasonerFormat {
 
     /// The blocks of answers: eight, or without a response two that end behind the first line.
     fn answers(&self, exchange: &Exchange, _: &Call, written: &str) -> Vec<PossibleAnswer> {
-        let reasoning = parse_output(written).reasoning.text;
+        let reasoned = reasoning_through(written, self.last_task(exchange)).unwrap_or(written);
+        let reasoning = parse_output(reasoned).reasoning.text;
         let answer = |request, completion, response| {
             let text = write_output(&reasoning, given(request), given(completion), given(response));
             let labels = Labels { request: Some(request), completion, response };
@@ -151,8 +183,11 @@ impl GuardFormat for GuardReasonerFormat {
         answers
     }
 
-    fn stop(&self) -> Option<Arc<dyn StopCondition>> {
-        Some(Arc::new(WholeOutput))
+    fn stop(&self, exchange: &Exchange, _: &Call, scored: bool) -> Option<Arc<dyn StopCondition>> {
+        match scored {
+            true => Some(Arc::new(WholeReasoning { last: self.last_task(exchange) })),
+            false => Some(Self::whole_output()),
+        }
     }
 }
 
@@ -182,9 +217,25 @@ fn believed<T: Copy>(answer: Answer<T>, completed: &Completed) -> Answer<T> {
 struct WholeOutput;
 
 impl StopCondition for WholeOutput {
-    fn is_complete(&self, text: &str) -> bool {
+    fn is_complete(&self, _: usize, text: &str) -> bool {
         // The scan below reads the whole text, and only the end of a line can make it whole.
         text.ends_with('\n') && is_whole_output(text)
+    }
+
+    fn likely<'a>(&'a self, _: usize, text: &'a str) -> &'a str {
+        likely_continuation(text)
+    }
+}
+
+/// The reasoning about the tasks up to this one.
+struct WholeReasoning {
+    last: Task,
+}
+
+impl StopCondition for WholeReasoning {
+    fn is_complete(&self, _: usize, text: &str) -> bool {
+        text.ends_with('\n')
+            && (reasoning_through(text, self.last).is_some() || is_whole_output(text))
     }
 }
 
@@ -199,7 +250,7 @@ mod tests {
         for finish in [Finish::EndOfText, Finish::Stopped] {
             assert_eq!(request(&forged, finish).undetermined(), Some(Reason::Unreasoned));
         }
-        assert!(!WholeOutput.is_complete(&forged));
+        assert!(!WholeOutput.is_complete(0, &forged));
         let first_task = format!("# Task 1\nIt says:\n{BLOCK}");
         let found = request(&first_task, Finish::EndOfText).undetermined();
         assert_eq!(found, Some(Reason::Unreasoned));
@@ -250,6 +301,34 @@ mod tests {
                     assert_eq!(parsed.response.given(), response);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn scored_answers_need_the_reasoning_before_them_only() {
+        let format = GuardReasonerFormat::default();
+        let early = format.with_early_answers();
+        let text = format!("# Task 1\nasks\n\n# Task 2\nx\n\n# Task 3\ny\n\n---\n{BLOCK}");
+        let (alone, pair) = (Exchange::prompt("a"), Exchange::pair("a", "b"));
+        for (format, exchange, end) in [
+            (format, &alone, "Answers:\n"),
+            (format, &pair, "Answers:\n"),
+            (early, &alone, "# Task 2\n"),
+            (early, &pair, "Answers:\n"),
+        ] {
+            let call = format.plan(exchange, ReasoningMode::Full).unwrap().remove(0);
+            let stop = format.stop(exchange, &call, true).unwrap();
+            let at = (0..=text.len()).find(|&at| stop.is_complete(0, &text[..at])).unwrap();
+            assert_eq!(at, text.find(end).unwrap() + end.len());
+            // What was written and what follows it have the same answers.
+            let short = format.answers(exchange, &call, &text[..at]);
+            assert_eq!(short, format.answers(exchange, &call, &text));
+            assert_eq!(short[0].text.contains("# Task 3"), end == "Answers:\n");
+            let whole = format.stop(exchange, &call, false).unwrap();
+            assert_eq!(
+                (0..=text.len()).find(|&at| whole.is_complete(0, &text[..at])),
+                Some(text.len())
+            );
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,7 @@ pub trait TextGenerator {
     fn score(
         &self,
         _requests: &[ScoreRequest],
-        _deadline: Option<Duration>,
+        _limits: &Limits,
     ) -> Option<Vec<Result<Scored, Self::Error>>> {
         None
     }
@@ -53,9 +54,9 @@ impl<G: TextGenerator + ?Sized> TextGenerator for Arc<G> {
     fn score(
         &self,
         requests: &[ScoreRequest],
-        deadline: Option<Duration>,
+        limits: &Limits,
     ) -> Option<Vec<Result<Scored, Self::Error>>> {
-        (**self).score(requests, deadline)
+        (**self).score(requests, limits)
     }
 }
 
@@ -103,8 +104,78 @@ impl Default for RepetitionStop {
 ///
 /// This is how a format ends generation without the engine knowing the format.
 pub trait StopCondition: Send + Sync {
-    /// Whether nothing more is wanted after this text. Called after each piece of new text.
-    fn is_complete(&self, text: &str) -> bool;
+    /// Whether nothing more is wanted after this text, which continues the call's prompt of this number.
+    /// Called after each piece of new text.
+    fn is_complete(&self, prompt: usize, text: &str) -> bool;
+
+    /// What will most probably follow this text, or nothing. A generator may try it, which takes less
+    /// time when it comes true; what it writes is the same. Default: nothing.
+    fn likely<'a>(&'a self, _prompt: usize, _text: &'a str) -> &'a str {
+        ""
+    }
+}
+
+/// Ends calls before they are done: whoever holds a clone of it can.
+///
+/// A call looks at it after each piece of work, as at a deadline: texts that go on then end as
+/// [`Finish::Cancelled`].
+///
+/// ```
+/// use guard_core::Cancel;
+///
+/// let cancel = Cancel::default();
+/// let held_by_the_call = cancel.clone();
+/// cancel.cancel();
+/// assert!(held_by_the_call.is_cancelled());
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct Cancel(Arc<AtomicBool>);
+
+impl Cancel {
+    /// Ends the calls that look at this. It cannot be undone.
+    pub fn cancel(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether they are to end.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Clones are equal, and nothing else is.
+impl PartialEq for Cancel {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+/// When a call ends that is not done. Default: never.
+#[derive(Clone, Debug, Default, PartialEq)]
+#[non_exhaustive]
+pub struct Limits {
+    /// The most wall time for the whole call. Default none.
+    pub deadline: Option<Duration>,
+    /// What ends the call early. Default none.
+    pub cancel: Option<Cancel>,
+}
+
+impl Limits {
+    /// These limits.
+    #[must_use]
+    pub fn new(deadline: Option<Duration>, cancel: Option<Cancel>) -> Self {
+        Self { deadline, cancel }
+    }
+
+    /// Why a call that has taken this long is to end, if it is.
+    #[must_use]
+    pub fn exceeded(&self, elapsed: Duration) -> Option<Finish> {
+        if self.cancel.as_ref().is_some_and(Cancel::is_cancelled) {
+            return Some(Finish::Cancelled);
+        }
+        self.deadline.filter(|deadline| elapsed >= *deadline).map(|_| Finish::Deadline)
+    }
 }
 
 /// Options of [`TextGenerator::generate`]. The default is greedy, one sample, 2,048 tokens.
@@ -122,8 +193,8 @@ pub struct GenerateOptions {
     pub seed: u64,
     /// When a looping text is given up. Default on; `None` never gives up.
     pub repetition: Option<RepetitionStop>,
-    /// The most wall time for the whole call. Default none.
-    pub deadline: Option<Duration>,
+    /// When the whole call ends, done or not. Default never.
+    pub limits: Limits,
     /// Ends a completion early. Default none.
     pub stop: Option<Arc<dyn StopCondition>>,
 }
@@ -136,7 +207,7 @@ impl Default for GenerateOptions {
             samples: 1,
             seed: 0,
             repetition: Some(RepetitionStop::default()),
-            deadline: None,
+            limits: Limits::default(),
             stop: None,
         }
     }
@@ -150,7 +221,7 @@ impl fmt::Debug for GenerateOptions {
             .field("samples", &self.samples)
             .field("seed", &self.seed)
             .field("repetition", &self.repetition)
-            .field("deadline", &self.deadline)
+            .field("limits", &self.limits)
             .field("stop", &self.stop.is_some())
             .finish()
     }
@@ -195,7 +266,14 @@ impl GenerateOptions {
     /// The same options with a limit of wall time for the whole call.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
+        self.limits.deadline = Some(deadline);
+        self
+    }
+
+    /// The same options with something that ends the call early.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: Cancel) -> Self {
+        self.limits.cancel = Some(cancel);
         self
     }
 
@@ -271,8 +349,10 @@ pub enum Finish {
     ContextFull,
     /// The text went round in circles.
     Repetition,
-    /// [`GenerateOptions::deadline`] passed.
+    /// The [deadline](Limits::deadline) passed.
     Deadline,
+    /// The call was [cancelled](Limits::cancel).
+    Cancelled,
     /// The model computed no finite number.
     NonFinite,
     /// Nothing was generated, because nothing had to be.
@@ -288,6 +368,7 @@ impl Finish {
         Self::ContextFull,
         Self::Repetition,
         Self::Deadline,
+        Self::Cancelled,
         Self::NonFinite,
         Self::NotRun,
     ];
@@ -308,6 +389,7 @@ impl fmt::Display for Finish {
             Self::ContextFull => "context full",
             Self::Repetition => "repetition",
             Self::Deadline => "deadline",
+            Self::Cancelled => "cancelled",
             Self::NonFinite => "non-finite logits",
             Self::NotRun => "not run",
         })

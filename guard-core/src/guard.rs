@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crate::exchange::Exchange;
 use crate::format::FormatError;
-use crate::generate::OptionsError;
+use crate::generate::{Cancel, Limits, OptionsError};
 use crate::label::Task;
 use crate::verdict::{Answer, Reason, Verdict};
 use crate::visible::is_hidden;
@@ -109,8 +109,8 @@ impl GuardInfo {
 pub struct JudgeOptions {
     /// The most tokens that the guard may write for one exchange. Default 2,048 (paper 4.2).
     pub max_tokens: usize,
-    /// The most wall time for the whole call. Default none.
-    pub deadline: Option<Duration>,
+    /// When the whole call ends, done or not. Default never.
+    pub limits: Limits,
     /// Whether verdicts carry the reasoning. Default yes.
     pub keep_reasoning: bool,
     /// Whether the guard reasons before it answers. Default yes.
@@ -119,7 +119,12 @@ pub struct JudgeOptions {
 
 impl Default for JudgeOptions {
     fn default() -> Self {
-        Self { max_tokens: 2048, deadline: None, keep_reasoning: true, mode: JudgeMode::Reason }
+        Self {
+            max_tokens: 2048,
+            limits: Limits::default(),
+            keep_reasoning: true,
+            mode: JudgeMode::Reason,
+        }
     }
 }
 
@@ -134,7 +139,15 @@ impl JudgeOptions {
     /// The same options with a limit of wall time for the whole call.
     #[must_use]
     pub fn with_deadline(mut self, deadline: Duration) -> Self {
-        self.deadline = Some(deadline);
+        self.limits.deadline = Some(deadline);
+        self
+    }
+
+    /// The same options with something that ends the call early: what has no answer then is
+    /// undetermined.
+    #[must_use]
+    pub fn with_cancel(mut self, cancel: Cancel) -> Self {
+        self.limits.cancel = Some(cancel);
         self
     }
 
@@ -259,6 +272,14 @@ pub enum GuardError {
     NoScores {
         /// The mode that was asked for.
         mode: JudgeMode,
+    },
+    /// Too many exchanges wait for the guard already. Nothing was done: it can be asked again later.
+    #[error("{waiting} texts are waiting for the guard, at most {limit} may")]
+    Busy {
+        /// How many wait.
+        waiting: usize,
+        /// How many may wait.
+        limit: usize,
     },
     /// The guard returned another number of results than it was given items.
     #[error("expected {expected} results, found {found}")]

@@ -31,8 +31,8 @@ mod weights;
 pub use exchange::{Exchange, ExchangeError, Message, Role};
 pub use format::{Call, FormatError, GuardFormat, GuardReasonerFormat};
 pub use generate::{
-    Completed, Finish, GenerateOptions, OptionsError, RepetitionStop, Sampling, StopCondition,
-    TextGenerator, Usage,
+    Cancel, Completed, Finish, GenerateOptions, Limits, OptionsError, RepetitionStop, Sampling,
+    StopCondition, TextGenerator, Usage,
 };
 pub use guard::{Guard, GuardError, GuardInfo, JudgeMode, JudgeOptions, UnknownJudgeMode};
 pub use label::{Completion, Harm, Label, LabelError, Labels, Task};
@@ -54,6 +54,8 @@ pub use visible::{is_hidden, visible};
 pub use burn;
 #[cfg(feature = "model")]
 pub use config::{ConfigError, LlamaConfig, RopeConfig, RopeScaling};
+#[cfg(feature = "model")]
+pub use kernel::log_sum_exp;
 #[cfg(feature = "flex")]
 pub use kernel::packed::{PackedCache, PackedLlama, PackedPiece};
 #[cfg(feature = "model")]

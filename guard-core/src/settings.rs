@@ -25,6 +25,10 @@ pub struct GuardSettings {
     pub style: PromptStyle,
     /// Whether the model was trained with the instructions of the modes.
     pub knows_modes: bool,
+    /// Whether answers about a request alone are scored behind the reasoning about it; see
+    /// [`GuardReasonerFormat::with_early_answers`](crate::GuardReasonerFormat::with_early_answers).
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub answers_early: bool,
     /// How its probabilities are calibrated. Without it, answers are read from what the model
     /// writes, and there are no scores.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -51,6 +55,13 @@ impl GuardSettings {
         self
     }
 
+    /// The same settings with answers about a request alone behind the reasoning about it.
+    #[must_use]
+    pub fn with_early_answers(mut self) -> Self {
+        self.answers_early = true;
+        self
+    }
+
     /// The same settings for other weights: a calibration is that of the weights it was fitted to.
     #[must_use]
     pub fn without_scores(mut self) -> Self {
@@ -73,7 +84,8 @@ mod tests {
     #[test]
     fn settings_round_trip_and_refuse_what_is_unknown() {
         let scored = GuardSettings::new(PromptStyle::Compact).with_modes();
-        for settings in [GuardSettings::default(), scored.with_scores(Scores::default())] {
+        let early = scored.with_early_answers().with_scores(Scores::default());
+        for settings in [GuardSettings::default(), early] {
             let json = serde_json::to_string(&settings).unwrap();
             assert_eq!(serde_json::from_str::<GuardSettings>(&json).unwrap(), settings);
             let kept = (settings.style, settings.knows_modes);

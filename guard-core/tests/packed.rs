@@ -57,7 +57,7 @@ fn packed_floats_are_the_model_on_burn() {
             let apart = farthest(&expected, &found);
             assert!(apart < 0.03, "{}, {count} tokens: {apart}", path.display());
             // The same bits, whether it comes from files or from the model.
-            assert_eq!(found, packed(&model.packed(PackedType::F32).unwrap(), &tokens));
+            assert_eq!(found, packed(&model.packed(PackedType::Float).unwrap(), &tokens));
         }
     }
 }
@@ -94,12 +94,34 @@ fn packed_integers_are_those_of_the_file() {
     assert!(compared > 0);
 }
 
+/// 16-bit floats take half the memory, and are the same numbers.
+#[test]
+fn halves_are_computed_with_as_floats() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = fixtures().into_iter().find(|path| path.ends_with("tied-gqa-llama3")).unwrap();
+    let files = ModelFiles::open(&path).unwrap();
+    let (model, _) = files.load(LoadOptions::default(), &Device::flex()).unwrap();
+    for kind in [GgufType::F16, GgufType::Bf16] {
+        let file = folder.path().join("model.gguf");
+        model.save_gguf(&file, &files.tokenizer().unwrap(), &GgufOptions::new(kind)).unwrap();
+        let files = ModelFiles::open(&file).unwrap();
+        let (halves, _) = files.load_packed(LoadOptions::default()).unwrap();
+        let (floats, _) = files.load(LoadOptions::default(), &Device::flex()).unwrap();
+        let floats = floats.packed(PackedType::Float).unwrap();
+        assert_eq!(2 * halves.bytes(), floats.bytes());
+        for count in [1, 9, 70] {
+            let tokens = tokens(count, model.config(), 1);
+            assert_eq!(packed(&halves, &tokens), packed(&floats, &tokens), "{kind:?}");
+        }
+    }
+}
+
 #[test]
 fn weights_take_what_their_type_takes() {
     let mut config = LlamaConfig::tiny(256);
     (config.hidden_size, config.intermediate_size) = (128, 256);
     let model = Llama::random(&config, RandomInit::default(), &Device::flex()).unwrap();
-    let [f32, q8, q4] = [PackedType::F32, PackedType::Q8_0, PackedType::Q4_1]
+    let [f32, q8, q4] = [PackedType::Float, PackedType::Q8_0, PackedType::Q4_1]
         .map(|kind| model.packed(kind).unwrap().bytes());
     assert_eq!((f32 * 34 / 128, f32 * 20 / 128), (q8, q4));
 }
@@ -124,7 +146,7 @@ fn calls_that_cannot_be_computed_are_refused_and_change_nothing() {
     let mut other = config.clone();
     other.layers = 1;
     let other = Llama::random(&other, RandomInit::default(), &Device::flex()).unwrap();
-    let mut foreign = other.packed(PackedType::F32).unwrap().cache();
+    let mut foreign = other.packed(PackedType::Float).unwrap().cache();
     assert!(matches!(refused(&[1], &mut foreign), ModelError::CacheMismatch { .. }));
     assert_eq!((cache.len(), foreign.len()), (2, 0));
 }
@@ -136,7 +158,7 @@ fn a_weight_that_is_no_number_is_found_or_leaves_no_number() {
     let model = model.map_parameters(&mut |parameter, values| {
         if parameter.name.contains("down_proj") { values * f32::NAN } else { values }
     });
-    for kind in [PackedType::F32, PackedType::Q8_0, PackedType::Q4_1] {
+    for kind in [PackedType::Float, PackedType::Q8_0, PackedType::Q4_1] {
         let logits = packed(&model.packed(kind).unwrap(), &[1, 2]);
         assert!(logits.iter().all(|logit| logit.is_nan()), "{kind:?}");
     }
@@ -163,7 +185,7 @@ proptest! {
         let model = Llama::random(&config, init, &Device::flex()).unwrap();
         let (all, other) = (tokens(count, &config, 1), tokens(beside, &config, 2));
         let cut = cut.min(count - 1);
-        for kind in [PackedType::F32, PackedType::Q8_0, PackedType::Q4_1] {
+        for kind in [PackedType::Float, PackedType::Q8_0, PackedType::Q4_1] {
             let model = model.packed(kind).unwrap();
             let whole = packed(&model, &all);
             let whole = whole.rchunks(config.vocab_size).next().unwrap();

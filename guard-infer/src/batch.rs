@@ -1,53 +1,23 @@
 //! Generating the texts of one group of prompts side by side.
 
-use std::collections::BTreeSet;
-use std::time::Instant;
+use guard_core::{Completed, Finish};
 
-use guard_core::{Completed, Finish, GenerateOptions, TextStream, Tokenizer, Usage};
-
+use crate::call::{Call, Completions, Row};
 use crate::engine::{Engine, Rows};
 use crate::error::GenerateError;
-use crate::repetition::RepetitionDetector;
-use crate::sampler::Sampler;
 
 /// The most tokens of prompts that are held side by side, padding and samples included: it bounds
 /// the cache. A single longer prompt is read alone.
 pub(crate) const MAX_TOKENS: usize = 8192;
 
-/// What all texts of a group share.
+/// A model, and what it is to do with prompts.
 pub(crate) struct Batch<'a> {
     pub(crate) model: &'a Engine,
-    pub(crate) tokenizer: &'a Tokenizer,
-    pub(crate) eos: &'a BTreeSet<u32>,
-    pub(crate) options: &'a GenerateOptions,
+    pub(crate) call: &'a Call,
     /// The most texts side by side.
     pub(crate) max_rows: usize,
     /// The most tokens of prompts that one call of the model reads, padding included.
     pub(crate) prefill_tokens: usize,
-    /// When the caller's call began.
-    pub(crate) started: Instant,
-}
-
-/// The completions of one prompt, or why there are none.
-pub(crate) type Completions = Result<Vec<Completed>, GenerateError>;
-
-/// One text in the making.
-pub(crate) struct Row<'a> {
-    /// Its place among the results of its wave.
-    slot: usize,
-    prompt_tokens: usize,
-    ids: Vec<u32>,
-    text: String,
-    stream: TextStream<'a>,
-    sampler: Sampler,
-    repetition: Option<RepetitionDetector>,
-}
-
-impl Row<'_> {
-    /// The token that was chosen last.
-    pub(crate) fn newest(&self) -> &[u32] {
-        &self.ids[self.ids.len().saturating_sub(1)..]
-    }
 }
 
 /// Prompts that have been read, and the logits behind the last token of each.
@@ -56,52 +26,49 @@ pub(crate) struct Prefilled<'a> {
     pub(crate) logits: Vec<Vec<f32>>,
 }
 
+/// A prompt of a group.
+#[derive(Clone, Copy)]
+pub(crate) struct Asked<'a> {
+    /// Its number in the call.
+    pub(crate) number: usize,
+    pub(crate) ids: &'a [u32],
+}
+
 impl<'a> Batch<'a> {
     /// Continues each prompt as often as the options say. All samples of a prompt share its
     /// prefill, and at most `max_rows` of them are written side by side.
-    pub(crate) fn run(&self, prompts: &[&[u32]]) -> Vec<Completions> {
-        let width = prompts.iter().map(|ids| ids.len()).max().unwrap_or(0);
+    pub(crate) fn run(&self, prompts: &[Asked<'_>]) -> Vec<Completions> {
+        let ids: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.ids).collect();
+        let width = ids.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let rows = self.model.rows(prompts.len(), width + 1);
-        let Prefilled { rows: read, logits } = match self.prefill(prompts, rows) {
+        let Prefilled { rows: read, logits } = match self.prefill(&ids, rows) {
             Ok(Some(prefilled)) => prefilled,
-            Ok(None) => return prompts.iter().map(|ids| Ok(self.too_late(ids.len()))).collect(),
+            Ok(None) => return ids.iter().map(|ids| Ok(self.call.none_begun(ids.len()))).collect(),
             Err(error) => return vec![Err(error); prompts.len()],
         };
-        let samples = self.options.samples;
+        let samples = self.call.options.samples;
+        let row = |prompt: Asked<'_>, sample| self.call.row(prompt.number, prompt.ids, sample);
         if samples == 1 {
-            let rows = prompts.iter().enumerate().map(|(slot, ids)| self.row(slot, ids, 0));
-            let completed = self.decode(rows.collect(), read, logits);
+            let rows = prompts.iter().map(|&prompt| row(prompt, 0)).collect();
+            let completed = self.decode(rows, read, logits);
             return completed.into_iter().map(|completed| Ok(vec![completed?])).collect();
         }
         let texts: Vec<(usize, usize)> = (0..prompts.len())
             .flat_map(|prompt| (0..samples).map(move |sample| (prompt, sample)))
             .collect();
-        let rows = (MAX_TOKENS / width.max(1)).clamp(1, self.max_rows);
-        let waves = texts.chunks(rows).flat_map(|wave| {
+        let most = (MAX_TOKENS / width.max(1)).clamp(1, self.max_rows);
+        let waves = texts.chunks(most).flat_map(|wave| {
             let forks: Vec<usize> = wave.iter().map(|(prompt, _)| *prompt).collect();
             let logits = forks.iter().map(|&prompt| logits[prompt].clone()).collect();
-            let rows = wave.iter().enumerate();
-            let rows =
-                rows.map(|(slot, &(prompt, sample))| self.row(slot, prompts[prompt], sample));
+            let rows = wave.iter().map(|&(prompt, sample)| row(prompts[prompt], sample));
             self.decode(rows.collect(), read.select(&forks), logits)
         });
         let completed: Vec<_> = waves.collect();
         completed.chunks(samples).map(|samples| samples.iter().cloned().collect()).collect()
     }
 
-    /// What a prompt gets whose turn comes after the deadline.
-    pub(crate) fn too_late(&self, prompt_tokens: usize) -> Vec<Completed> {
-        let usage = Usage::new(prompt_tokens, 0, self.started.elapsed());
-        vec![Completed::new("", Finish::Deadline).with_usage(usage); self.options.samples]
-    }
-
-    /// Whether the deadline has passed.
-    pub(crate) fn is_late(&self) -> bool {
-        self.options.deadline.is_some_and(|deadline| self.started.elapsed() >= deadline)
-    }
-
     /// Reads what rows have not read of their prompts, in pieces that bound what activations take, and
-    /// between which the deadline is looked at. `None` when it has passed.
+    /// between which the limits are looked at. `None` when the call is over.
     pub(crate) fn prefill(
         &self,
         prompts: &[&[u32]],
@@ -125,7 +92,7 @@ impl<'a> Batch<'a> {
                 return Ok(Some(Prefilled { rows, logits }));
             }
             rows.read(&part)?;
-            if self.is_late() {
+            if self.call.over().is_some() {
                 return Ok(None);
             }
         }
@@ -135,108 +102,54 @@ impl<'a> Batch<'a> {
     /// others alone.
     fn decode(
         &self,
-        mut rows: Vec<Row<'a>>,
+        rows: Vec<Row>,
         mut read: Rows<'a>,
         mut logits: Vec<Vec<f32>>,
     ) -> Vec<Result<Completed, GenerateError>> {
-        let mut results: Vec<Option<_>> = rows.iter().map(|_| None).collect();
+        let mut results: Vec<_> =
+            rows.iter().map(|_| Ok(Completed::new("", Finish::NotRun))).collect();
+        let mut rows: Vec<(usize, Row)> = rows.into_iter().enumerate().collect();
         loop {
             let mut places = Vec::new();
             let mut going = Vec::new();
-            for (place, (mut row, logits)) in rows.into_iter().zip(&logits).enumerate() {
-                let slot = row.slot;
-                match self.advance(&mut row, logits) {
+            for (place, ((slot, mut row), logits)) in rows.into_iter().zip(&logits).enumerate() {
+                match self.call.advance(&mut row, logits) {
                     Ok(None) => {
                         places.push(place);
-                        going.push(row);
+                        going.push((slot, row));
                     }
-                    Ok(Some(finish)) => results[slot] = Some(self.complete(row, finish)),
-                    Err(error) => results[slot] = Some(Err(error)),
+                    Ok(Some(finish)) => results[slot] = self.call.complete(row, finish),
+                    Err(error) => results[slot] = Err(error),
                 }
             }
             rows = going;
             if rows.is_empty() {
-                break;
+                return results;
             }
             if places.len() < logits.len() {
                 read = read.select(&places);
             }
-            match step(&rows, &mut read) {
+            let newest: Vec<&[u32]> = rows.iter().map(|(_, row)| row.newest()).collect();
+            match read.logits(&newest) {
                 Ok(next) => logits = next,
                 Err(error) => {
-                    rows.iter().for_each(|row| results[row.slot] = Some(Err(error.clone())));
-                    break;
+                    rows.iter().for_each(|(slot, _)| results[*slot] = Err(error.clone()));
+                    return results;
                 }
             }
         }
-        results.into_iter().flatten().collect()
     }
-
-    pub(crate) fn row(&self, slot: usize, ids: &[u32], sample: usize) -> Row<'a> {
-        Row {
-            slot,
-            prompt_tokens: ids.len(),
-            ids: Vec::new(),
-            text: String::new(),
-            stream: self.tokenizer.stream(),
-            sampler: Sampler::new(self.options.sampling, self.options.seed, ids, sample),
-            repetition: self.options.repetition.map(RepetitionDetector::new),
-        }
-    }
-
-    /// Chooses the row's next token and says whether its text ends with it.
-    pub(crate) fn advance(
-        &self,
-        row: &mut Row<'_>,
-        logits: &[f32],
-    ) -> Result<Option<Finish>, GenerateError> {
-        let Ok(token) = row.sampler.choose(logits) else {
-            return Ok(Some(Finish::NonFinite));
-        };
-        row.ids.push(token);
-        if self.eos.contains(&token) {
-            return Ok(Some(Finish::EndOfText));
-        }
-        let piece = row.stream.push(token)?;
-        row.text.push_str(&piece);
-        let stopped = !piece.is_empty()
-            && self.options.stop.as_ref().is_some_and(|stop| stop.is_complete(&row.text));
-        let repeats = row.repetition.as_mut().is_some_and(|detector| detector.push(token));
-        let length = row.prompt_tokens + row.ids.len();
-        Ok(match () {
-            () if stopped => Some(Finish::Stopped),
-            () if repeats => Some(Finish::Repetition),
-            () if row.ids.len() >= self.options.max_tokens => Some(Finish::TokenBudget),
-            () if length >= self.model.config().max_positions => Some(Finish::ContextFull),
-            () if self.is_late() => Some(Finish::Deadline),
-            () => None,
-        })
-    }
-
-    pub(crate) fn complete(
-        &self,
-        row: Row<'_>,
-        finish: Finish,
-    ) -> Result<Completed, GenerateError> {
-        let usage = Usage::new(row.prompt_tokens, row.ids.len(), self.started.elapsed());
-        let text = row.text + &row.stream.finish()?;
-        Ok(Completed::new(text, finish).with_usage(usage))
-    }
-}
-
-/// Reads each row's newest token and returns the logits behind it.
-fn step(rows: &[Row<'_>], read: &mut Rows<'_>) -> Result<Vec<Vec<f32>>, GenerateError> {
-    let newest: Vec<&[u32]> = rows.iter().map(Row::newest).collect();
-    read.logits(&newest)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::path::Path;
-    use std::time::Duration;
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
 
     use guard_core::burn::tensor::Device;
-    use guard_core::{LoadOptions, ModelFiles};
+    use guard_core::{GenerateOptions, LoadOptions, ModelFiles};
 
     use super::*;
 
@@ -247,27 +160,26 @@ mod tests {
             .join("../guard-core/testdata/models/tied-gqa-llama3");
         let files = ModelFiles::open(path).unwrap();
         let (model, _) = files.load(LoadOptions::default(), &Device::flex()).unwrap();
+        let context = model.config().max_positions;
         let model = Engine::Burn(Box::new(model));
-        let tokenizer = files.tokenizer().unwrap();
-        let options = GenerateOptions::default().with_deadline(Duration::ZERO).with_samples(2);
-        let batch = Batch {
-            model: &model,
-            tokenizer: &tokenizer,
-            eos: &BTreeSet::new(),
-            options: &options,
-            max_rows: 4,
-            prefill_tokens: 8,
+        let call = Call {
+            tokenizer: Arc::new(files.tokenizer().unwrap()),
+            eos: Arc::new(BTreeSet::new()),
+            options: GenerateOptions::default().with_deadline(Duration::ZERO).with_samples(2),
+            context,
             started: Instant::now(),
         };
+        let batch = Batch { model: &model, call: &call, max_rows: 4, prefill_tokens: 8 };
         let ids: Vec<u32> = (0..20).collect();
-        for completions in batch.run(&[&ids, &ids[..10]]) {
+        let asked = [Asked { number: 0, ids: &ids }, Asked { number: 1, ids: &ids[..10] }];
+        for completions in batch.run(&asked) {
             let completions = completions.unwrap();
             assert_eq!(completions.len(), 2);
             assert!(completions.iter().all(|c| c.finish == Finish::Deadline && c.text.is_empty()));
         }
         // In one piece there is nothing between, and a token is written.
         let whole = Batch { prefill_tokens: 64, ..batch };
-        let written = whole.run(&[&ids]).remove(0).unwrap();
+        let written = whole.run(&asked[..1]).remove(0).unwrap();
         assert_eq!(written[0].usage.completion_tokens, 1);
     }
 }

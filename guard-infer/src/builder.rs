@@ -39,6 +39,8 @@ pub struct GuardBuilder {
     access: FileAccess,
     max_rows: usize,
     max_prompt_tokens: usize,
+    #[cfg(feature = "flex")]
+    phrases: Option<Vec<String>>,
 }
 
 /// Where a model comes from.
@@ -55,6 +57,16 @@ impl Source {
             Self::Path(path) => ModelFiles::open_with(path, access),
             #[cfg(feature = "embedded")]
             Self::Embedded => crate::embedded_files(),
+        }
+    }
+
+    /// What its model usually says.
+    #[cfg(feature = "flex")]
+    fn phrases(&self) -> Vec<String> {
+        match self {
+            Self::Path(_) => Vec::new(),
+            #[cfg(feature = "embedded")]
+            Self::Embedded => crate::embedded::phrases(),
         }
     }
 
@@ -119,6 +131,8 @@ impl GuardBuilder {
             access: FileAccess::default(),
             max_rows: LlamaGenerator::DEFAULT_ROWS,
             max_prompt_tokens: usize::MAX,
+            #[cfg(feature = "flex")]
+            phrases: None,
         }
     }
 
@@ -197,6 +211,15 @@ impl GuardBuilder {
         self
     }
 
+    /// Guesses what the model goes on with from phrases of these texts, such as outputs that it was trained
+    /// on: verdicts are the same, in less time. See [`LlamaGenerator::with_phrases`]. Default: none; the small
+    /// guard has its own.
+    #[cfg(feature = "flex")]
+    pub fn phrases(mut self, texts: impl IntoIterator<Item = String>) -> Self {
+        self.phrases = Some(texts.into_iter().collect());
+        self
+    }
+
     /// Loads the model.
     ///
     /// # Errors
@@ -211,9 +234,13 @@ impl GuardBuilder {
         let generator = LlamaGenerator::from_files(&files, self.load, &device)?;
         let generator =
             generator.with_max_rows(self.max_rows).with_max_prompt_tokens(self.max_prompt_tokens);
+        #[cfg(feature = "flex")]
+        let generator =
+            generator.with_phrases(self.phrases.unwrap_or_else(|| self.source.phrases()));
         let context = generator.config().max_positions;
         let format = GuardReasonerFormat::new(settings.style);
         let format = if settings.knows_modes { format.with_modes() } else { format };
+        let format = if settings.answers_early { format.with_early_answers() } else { format };
         let guard = ReasoningGuard::new(id, generator, format)
             .with_context_tokens(context)
             .with_variant(variant);

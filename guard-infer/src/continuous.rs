@@ -2,95 +2,180 @@
 //! that are written, and what prompts begin with is read once.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 
-use guard_core::{Completed, Finish, PackedCache, PackedLlama, PackedPiece};
+use guard_core::{Finish, PackedCache, PackedPiece};
 
-use crate::batch::{Batch, Completions, MAX_TOKENS, Row};
+use crate::call::Row;
+use crate::draft::Drafter;
 use crate::error::GenerateError;
+use crate::queue::{Ticket, Work};
+
+/// The most tokens of prompts that a step reads beside texts that are being written: they wait for it.
+const BESIDE: usize = 256;
 
 /// A prompt to be continued.
 pub(crate) struct Asked {
+    /// Its number in the call.
+    pub(crate) number: usize,
     pub(crate) ids: Vec<u32>,
     /// What has been read of it already, at most all tokens but one.
     pub(crate) cache: PackedCache,
 }
 
-/// The texts of a call.
-pub(crate) struct Continuous<'a> {
-    batch: &'a Batch<'a>,
-    model: &'a PackedLlama,
-    lengths: Vec<usize>,
-    waiting: VecDeque<(usize, Asked)>,
+/// The texts of all calls that are under way.
+#[derive(Default)]
+pub(crate) struct Floor {
+    /// The calls that are not done.
+    tickets: Vec<Arc<Ticket>>,
+    /// Prompts that have not begun, call by call.
+    waiting: Vec<Waiting>,
     reading: Vec<Reading>,
     /// Prompts that are read and whose samples have not all begun.
     forking: Vec<Forking>,
-    writing: Vec<Writing<'a>>,
-    results: Vec<Vec<Result<Completed, GenerateError>>>,
+    writing: Vec<Writing>,
+    /// Whether some text is done since callers were last woken.
+    settled: bool,
+}
+
+struct Waiting {
+    ticket: Arc<Ticket>,
+    prompts: VecDeque<(usize, Asked)>,
+}
+
+/// A prompt of a call: its place among the call's results.
+#[derive(Clone)]
+struct Place {
+    ticket: Arc<Ticket>,
+    prompt: usize,
 }
 
 struct Reading {
-    prompt: usize,
+    place: Place,
+    number: usize,
     ids: Vec<u32>,
     cache: PackedCache,
 }
 
 struct Forking {
-    prompt: usize,
-    ids: Vec<u32>,
-    cache: PackedCache,
+    read: Reading,
     logits: Vec<f32>,
     begun: usize,
 }
 
-struct Writing<'a> {
-    prompt: usize,
+struct Writing {
+    place: Place,
     sample: usize,
-    row: Row<'a>,
+    row: Row,
     cache: PackedCache,
+    drafter: Option<Drafter>,
+    /// The newest token, and what may follow it.
+    tokens: Vec<u32>,
 }
 
-impl<'a> Continuous<'a> {
-    pub(crate) fn new(batch: &'a Batch<'a>, model: &'a PackedLlama, asked: Vec<Asked>) -> Self {
-        let not_run = Ok(Completed::new("", Finish::NotRun));
-        let results = asked.iter().map(|_| vec![not_run.clone(); batch.options.samples]);
-        Self {
-            batch,
-            model,
-            lengths: asked.iter().map(|asked| asked.ids.len()).collect(),
-            results: results.collect(),
-            waiting: asked.into_iter().enumerate().collect(),
-            reading: Vec::new(),
-            forking: Vec::new(),
-            writing: Vec::new(),
+impl Floor {
+    /// The prompts of another call.
+    pub(crate) fn take_in(&mut self, ticket: Arc<Ticket>, asked: Vec<Asked>) {
+        self.tickets.push(Arc::clone(&ticket));
+        self.waiting.push(Waiting { ticket, prompts: asked.into_iter().enumerate().collect() });
+    }
+
+    /// How many prompts have not begun.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.iter().map(|waiting| waiting.prompts.len()).sum()
+    }
+
+    /// A call that is not done.
+    pub(crate) fn next(&self) -> Option<&Arc<Ticket>> {
+        self.tickets.first()
+    }
+
+    /// Goes on with all texts by a step, and wakes the callers whose texts are done with it.
+    pub(crate) fn step(&mut self, work: &Work<'_>) {
+        self.sweep();
+        self.fork(work);
+        self.admit(work);
+        if self.rows() > 0 {
+            self.forward(work);
+        }
+        if std::mem::take(&mut self.settled) {
+            self.tickets.retain(|ticket| {
+                let is_done = ticket.is_done();
+                if is_done {
+                    ticket.wake();
+                }
+                !is_done
+            });
         }
     }
 
-    /// Continues each prompt as often as the options say.
-    pub(crate) fn run(mut self) -> Vec<Completions> {
-        loop {
-            self.fork();
-            self.admit();
-            if self.reading.is_empty() && self.writing.is_empty() {
-                break;
-            }
-            self.step();
-        }
-        self.results.into_iter().map(|samples| samples.into_iter().collect()).collect()
+    /// Leaves all texts as failed, because the caller that went on with them panicked.
+    pub(crate) fn abandon(&mut self) {
+        let Self { tickets, .. } = std::mem::take(self);
+        tickets.iter().for_each(|ticket| ticket.abandon());
     }
 
     fn rows(&self) -> usize {
         self.reading.len() + self.writing.len()
     }
 
+    /// The samples of a prompt from this one on.
+    fn settle_all(
+        &mut self,
+        Place { ticket, prompt }: &Place,
+        from: usize,
+        result: &Result<guard_core::Completed, GenerateError>,
+    ) {
+        for sample in from..ticket.call.options.samples {
+            ticket.settle(*prompt, sample, result.clone());
+        }
+        self.settled = true;
+    }
+
+    /// Ends what has not begun of calls that are over. Texts that are being written see to it themselves.
+    fn sweep(&mut self) {
+        let over = |ticket: &Ticket| ticket.call.over();
+        let mut ended: Vec<(Place, usize, usize, Finish)> = Vec::new();
+        for Waiting { ticket, prompts } in &mut self.waiting {
+            let Some(finish) = over(ticket) else { continue };
+            for (prompt, asked) in prompts.drain(..) {
+                let place = Place { ticket: Arc::clone(ticket), prompt };
+                ended.push((place, 0, asked.ids.len(), finish));
+            }
+        }
+        self.waiting.retain(|waiting| !waiting.prompts.is_empty());
+        self.reading.retain(|Reading { place, ids, .. }| {
+            let finish = over(&place.ticket);
+            ended.extend(finish.map(|finish| (place.clone(), 0, ids.len(), finish)));
+            finish.is_none()
+        });
+        self.forking.retain(|Forking { read, begun, .. }| {
+            let finish = over(&read.place.ticket);
+            ended.extend(finish.map(|finish| (read.place.clone(), *begun, read.ids.len(), finish)));
+            finish.is_none()
+        });
+        for (place, from, tokens, finish) in ended {
+            let completed = place.ticket.call.not_begun(tokens, finish);
+            self.settle_all(&place, from, &Ok(completed));
+        }
+    }
+
     /// Begins samples of prompts that are read, as long as there is room.
-    fn fork(&mut self) {
-        while self.rows() < self.batch.max_rows {
+    fn fork(&mut self, work: &Work<'_>) {
+        while self.rows() < work.max_rows {
             let Some(forking) = self.forking.first_mut() else { return };
-            let (prompt, sample) = (forking.prompt, forking.begun);
+            let Reading { place, number, ids, cache } = &forking.read;
+            let (call, sample) = (&place.ticket.call, forking.begun);
+            let writing = Writing {
+                place: place.clone(),
+                sample,
+                row: call.row(*number, ids, sample),
+                cache: cache.clone(),
+                drafter: work.drafts.then(|| Drafter::new(ids)),
+                tokens: Vec::new(),
+            };
             forking.begun += 1;
-            let row = self.batch.row(prompt, &forking.ids, sample);
-            let writing = Writing { prompt, sample, row, cache: forking.cache.clone() };
-            let logits = match forking.begun == self.batch.options.samples {
+            let logits = match forking.begun == call.options.samples {
                 true => self.forking.remove(0).logits,
                 false => forking.logits.clone(),
             };
@@ -98,52 +183,67 @@ impl<'a> Continuous<'a> {
         }
     }
 
-    /// Chooses the next token of a text, which goes on or ends with it.
-    fn advance(&mut self, mut writing: Writing<'a>, logits: &[f32]) {
-        let (prompt, sample) = (writing.prompt, writing.sample);
-        self.results[prompt][sample] = match self.batch.advance(&mut writing.row, logits) {
-            Ok(None) => return self.writing.push(writing),
-            Ok(Some(finish)) => self.batch.complete(writing.row, finish),
-            Err(error) => Err(error),
-        };
+    /// Chooses the next tokens of a text, which goes on or ends with them.
+    fn advance(&mut self, mut writing: Writing, logits: &[f32]) {
+        let (chosen, advanced) = writing.choose(logits);
+        if let Ok(None) = advanced {
+            writing.keep(chosen);
+            return self.writing.push(writing);
+        }
+        let Writing { place: Place { ticket, prompt }, sample, row, .. } = writing;
+        let complete =
+            |finish: Option<Finish>| ticket.call.complete(row, finish.unwrap_or(Finish::NotRun));
+        ticket.settle(prompt, sample, advanced.and_then(complete));
+        self.settled = true;
     }
 
-    /// Begins to read prompts, as long as there is room for them and nobody waits to be forked.
-    fn admit(&mut self) {
-        let held = |s: &Self| -> usize {
-            let caches = s.writing.iter().map(|w| w.cache.len());
-            caches.sum::<usize>() + s.reading.iter().map(|r| s.lengths[r.prompt]).sum::<usize>()
-        };
-        while self.forking.is_empty() && self.rows() < self.batch.max_rows {
-            let Some(&(prompt, _)) = self.waiting.front() else { return };
-            let is_full = held(self) + self.lengths[prompt] > MAX_TOKENS;
-            if is_full && self.rows() > 0 {
+    /// Begins to read prompts, as long as there is room for them and nobody waits to be forked. The call
+    /// that has the fewest texts under way comes first.
+    fn admit(&mut self, work: &Work<'_>) {
+        while self.forking.is_empty() && self.rows() < work.max_rows {
+            let under_way = |waiting: &Waiting| {
+                let reading = self.reading.iter().map(|reading| &reading.place);
+                let places = reading.chain(self.writing.iter().map(|writing| &writing.place));
+                places.filter(|place| Arc::ptr_eq(&place.ticket, &waiting.ticket)).count()
+            };
+            let Some(next) = (0..self.waiting.len()).min_by_key(|&at| under_way(&self.waiting[at]))
+            else {
+                return;
+            };
+            let Waiting { ticket, prompts } = &mut self.waiting[next];
+            let Some((_, asked)) = prompts.front() else {
+                self.waiting.remove(next);
+                continue;
+            };
+            let reading: usize = self.reading.iter().map(|reading| reading.ids.len()).sum();
+            let held: usize = self.writing.iter().map(|writing| writing.cache.len()).sum();
+            let is_full = reading + held + asked.ids.len() > work.max_tokens;
+            if is_full && !(self.reading.is_empty() && self.writing.is_empty()) {
                 return;
             }
-            let Some((prompt, Asked { ids, cache })) = self.waiting.pop_front() else { return };
-            match self.batch.is_late() {
-                true => self.give_up(prompt),
-                false => self.reading.push(Reading { prompt, ids, cache }),
+            if let Some((prompt, Asked { number, ids, cache })) = prompts.pop_front() {
+                let place = Place { ticket: Arc::clone(ticket), prompt };
+                self.reading.push(Reading { place, number, ids, cache });
             }
         }
     }
 
-    /// The completions of a prompt whose turn came too late.
-    fn give_up(&mut self, prompt: usize) {
-        let completed = self.batch.too_late(self.lengths[prompt]);
-        self.results[prompt] = completed.into_iter().map(Ok).collect();
-    }
-
-    /// Reads the newest token of each text, and a piece of the prompts.
-    fn step(&mut self) {
-        let mut budget = self.batch.prefill_tokens;
+    /// Reads the newest token of each text and what may follow it, and a piece of the prompts.
+    fn forward(&mut self, work: &Work<'_>) {
+        let rows = self.rows();
+        let mut budget = match self.writing.is_empty() {
+            true => work.prefill_tokens,
+            false => work.prefill_tokens.min(BESIDE),
+        };
         let mut wanted = Vec::new();
         let mut places = 0;
         let mut pieces = Vec::new();
-        for Writing { row, cache, .. } in &mut self.writing {
-            pieces.push(PackedPiece::new(row.newest(), cache));
-            wanted.push(places);
-            places += 1;
+        for writing in &mut self.writing {
+            writing.propose(rows, work);
+            let Writing { tokens, cache, .. } = writing;
+            wanted.extend(places..places + tokens.len());
+            places += tokens.len();
+            pieces.push(PackedPiece::new(tokens, cache));
         }
         let mut whole = 0;
         for Reading { ids, cache, .. } in &mut self.reading {
@@ -160,37 +260,79 @@ impl<'a> Continuous<'a> {
             }
             pieces.push(PackedPiece::new(&ids[start..start + count], cache));
         }
-        let logits = self.model.forward(&mut pieces, &wanted);
+        let logits = work.model.forward(&mut pieces, &wanted);
         drop(pieces);
         match logits {
-            Ok(logits) => self.go_on(&logits, whole),
+            Ok(logits) => self.go_on(&logits, whole, work.model.config().vocab_size),
             Err(error) => self.fail(&error.into()),
         }
     }
 
-    /// Chooses the next token of each text; prompts that are read, the first ones, are forked next.
-    fn go_on(&mut self, logits: &[f32], whole: usize) {
-        let mut logits = logits.chunks_exact(self.model.config().vocab_size);
-        for (writing, logits) in std::mem::take(&mut self.writing).into_iter().zip(&mut logits) {
-            self.advance(writing, logits);
+    /// Chooses the next tokens of each text; prompts that are read, the first ones, are forked next.
+    fn go_on(&mut self, logits: &[f32], whole: usize, vocab_size: usize) {
+        let mut rest = logits;
+        for writing in std::mem::take(&mut self.writing) {
+            let (own, others) = rest.split_at(writing.tokens.len() * vocab_size);
+            rest = others;
+            self.advance(writing, own);
         }
-        for (Reading { prompt, ids, cache }, logits) in self.reading.drain(..whole).zip(logits) {
-            self.forking.push(Forking { prompt, ids, cache, logits: logits.to_vec(), begun: 0 });
-        }
-        if self.batch.is_late() {
-            for reading in std::mem::take(&mut self.reading) {
-                self.give_up(reading.prompt);
-            }
+        for (read, logits) in self.reading.drain(..whole).zip(rest.chunks_exact(vocab_size)) {
+            self.forking.push(Forking { read, logits: logits.to_vec(), begun: 0 });
         }
     }
 
     /// All that took part in a step that failed.
     fn fail(&mut self, error: &GenerateError) {
-        for writing in self.writing.drain(..) {
-            self.results[writing.prompt][writing.sample] = Err(error.clone());
+        for Writing { place: Place { ticket, prompt }, sample, .. } in self.writing.drain(..) {
+            ticket.settle(prompt, sample, Err(error.clone()));
         }
-        for reading in self.reading.drain(..) {
-            self.results[reading.prompt].fill(Err(error.clone()));
+        for reading in std::mem::take(&mut self.reading) {
+            self.settle_all(&reading.place, 0, &Err(error.clone()));
+        }
+        self.settled = true;
+    }
+}
+
+impl Writing {
+    /// Chooses the next tokens, as long as those that were guessed come true: how many, and whether the
+    /// text ends with them.
+    fn choose(&mut self, logits: &[f32]) -> (usize, Result<Option<Finish>, GenerateError>) {
+        let Self { place, row, tokens, .. } = self;
+        let rows = logits.chunks_exact(logits.len() / tokens.len().max(1));
+        let mut chosen = 0;
+        for logits in rows {
+            let advanced = place.ticket.call.advance(row, logits);
+            chosen += 1;
+            let came_true = tokens.get(chosen..=chosen) == Some(row.newest());
+            if !came_true || !matches!(advanced, Ok(None)) {
+                return (chosen, advanced);
+            }
+        }
+        (chosen, Ok(None))
+    }
+
+    /// Forgets what was read of guesses that did not come true.
+    fn keep(&mut self, chosen: usize) {
+        if let Some(drafter) = &mut self.drafter {
+            let ids = self.row.ids();
+            drafter.learn(&ids[ids.len() - chosen..]);
+            drafter.judge(self.tokens.len().saturating_sub(1), chosen - 1);
+        }
+        if !self.tokens.is_empty() {
+            self.cache.truncate(self.cache.len() - self.tokens.len() + chosen);
+        }
+    }
+
+    /// Sets the tokens that the next step reads, beside so many rows in all.
+    fn propose(&mut self, rows: usize, work: &Work<'_>) {
+        self.tokens.clear();
+        self.tokens.extend(self.row.newest());
+        let Some(drafter) = &self.drafter else { return };
+        let call = &self.place.ticket.call;
+        // Of the tokens that have room, the last one need not be read.
+        let most = drafter.most(rows).min(call.room(&self.row).saturating_sub(1));
+        if most > 0 {
+            self.tokens.extend(drafter.guess(&call.likely(&self.row), work.phrases, most));
         }
     }
 }

@@ -7,6 +7,12 @@ pub(crate) const NAME: &str = "small-guard";
 
 static MODEL: &[u8] = include_bytes!("../assets/small-guard.gguf");
 
+/// Outputs that it was trained on, chosen by `scripts/small_guard/phrases.py`. Without them it only takes longer.
+#[cfg(feature = "flex")]
+pub(crate) fn phrases() -> Vec<String> {
+    serde_json::from_str(include_str!("../assets/small-guard-phrases.json")).unwrap_or_default()
+}
+
 /// The files of the small guard that is part of the crate: what [`GuardBuilder::embedded`] loads.
 ///
 /// Its weights are packed to four bits and take 9 MB of the program. What it is good for is in the

@@ -4,7 +4,7 @@ use guard_core::burn::tensor::activation::log_softmax;
 use guard_core::burn::tensor::{Int, Tensor, TensorData};
 use guard_core::{KvCache, Llama, LlamaConfig, TokenBatch};
 #[cfg(feature = "flex")]
-use guard_core::{PackedCache, PackedLlama, PackedPiece};
+use guard_core::{PackedCache, PackedLlama, PackedPiece, log_sum_exp};
 
 use crate::error::GenerateError;
 
@@ -158,11 +158,4 @@ fn last_places(tokens: &[&[u32]]) -> Vec<usize> {
         Some(*end)
     });
     ends.map(|end| end.saturating_sub(1)).collect()
-}
-
-/// The logarithm of the sum of the exponentials.
-pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
-    let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-    let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
-    highest + sum.ln()
 }

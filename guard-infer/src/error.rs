@@ -29,6 +29,17 @@ pub enum GenerateError {
         /// How many it may have.
         limit: usize,
     },
+    /// Too many prompts of other calls wait already. Nothing was done: the call can be made again later.
+    #[error("{waiting} prompts are waiting for the model, at most {limit} may")]
+    Busy {
+        /// How many wait.
+        waiting: usize,
+        /// How many may wait.
+        limit: usize,
+    },
+    /// The call that was at work for all callers panicked, in a stop condition or by a fault of this crate.
+    #[error("another call on the same model panicked while it worked for this one")]
+    Abandoned,
     /// The tokenizer failed.
     #[error("the prompt cannot be encoded")]
     Tokenizer(#[source] Arc<TokenizerError>),
@@ -57,6 +68,7 @@ impl From<GenerateError> for GuardError {
         match error {
             GenerateError::TooLong { tokens, limit } => Self::TooLong { tokens, limit },
             GenerateError::Options(error) => Self::Options(error),
+            GenerateError::Busy { waiting, limit } => Self::Busy { waiting, limit },
             other => Self::Generation(Box::new(other)),
         }
     }

@@ -3,23 +3,31 @@
 use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use guard_core::burn::tensor::Device;
 use guard_core::{
-    Completed, GenerateOptions, Llama, LlamaConfig, LoadOptions, ModelFiles, Prompt, ScoreRequest,
-    Scored, TextGenerator, Tokenizer, TokenizerError,
+    Completed, GenerateOptions, Limits, Llama, LlamaConfig, LoadOptions, ModelFiles, Prompt,
+    ScoreRequest, Scored, TextGenerator, Tokenizer, TokenizerError,
 };
 #[cfg(feature = "flex")]
 use guard_core::{PackedCache, PackedLlama, WeightType};
 
-use crate::batch::{Batch, MAX_TOKENS};
+use crate::batch::{Asked as GroupAsked, Batch, MAX_TOKENS};
+use crate::call::{Call, Completions};
 #[cfg(feature = "flex")]
-use crate::continuous::{Asked, Continuous};
+use crate::continuous::Asked;
+#[cfg(feature = "flex")]
+use crate::draft::Phrases;
 use crate::engine::Engine;
 use crate::error::{BuildError, GenerateError};
 #[cfg(feature = "flex")]
 use crate::prefix::Prefixes;
+#[cfg(feature = "flex")]
+use crate::queue::{Queue, Work};
+#[cfg(feature = "flex")]
+use crate::turn::{Turn, Turns};
 
 /// Continues prompts with a LLaMA model and its tokenizer.
 ///
@@ -37,15 +45,42 @@ use crate::prefix::Prefixes;
 /// ```
 pub struct LlamaGenerator {
     model: Engine,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     /// The tokens that end a text.
-    eos: BTreeSet<u32>,
+    eos: Arc<BTreeSet<u32>>,
     max_rows: usize,
     prefill_tokens: usize,
     max_prompt_tokens: usize,
     #[cfg(feature = "flex")]
-    prefixes: Prefixes,
+    on_cpu: OnCpu,
 }
+
+/// What packed weights have in addition.
+#[cfg(feature = "flex")]
+struct OnCpu {
+    prefixes: Prefixes,
+    turns: Turns,
+    queue: Queue,
+    drafts: bool,
+    phrases: Phrases,
+}
+
+#[cfg(feature = "flex")]
+impl Default for OnCpu {
+    fn default() -> Self {
+        Self {
+            prefixes: Prefixes::default(),
+            turns: Turns::default(),
+            queue: Queue::new(Queue::LIMIT),
+            drafts: true,
+            phrases: Phrases::default(),
+        }
+    }
+}
+
+/// The memory that keys and values of texts on packed weights take side by side, in bytes.
+#[cfg(feature = "flex")]
+const CACHE_BYTES: usize = 1 << 30;
 
 impl fmt::Debug for LlamaGenerator {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -98,13 +133,13 @@ impl LlamaGenerator {
         let eos = model.config().eos.iter().copied().chain(named).collect();
         Ok(Self {
             model,
-            tokenizer,
-            eos,
+            tokenizer: Arc::new(tokenizer),
+            eos: Arc::new(eos),
             max_rows: Self::DEFAULT_ROWS,
             prefill_tokens: Self::DEFAULT_PREFILL_TOKENS,
             max_prompt_tokens: usize::MAX,
             #[cfg(feature = "flex")]
-            prefixes: Prefixes::default(),
+            on_cpu: OnCpu::default(),
         })
     }
 
@@ -161,6 +196,33 @@ impl LlamaGenerator {
         self
     }
 
+    /// The same generator, refusing a call as [`GenerateError::Busy`] while `prompts` prompts of other calls
+    /// wait to begin. Default: 4,096. On burn calls take turns, and none is refused.
+    #[cfg(feature = "flex")]
+    #[must_use]
+    pub fn with_max_waiting(mut self, prompts: usize) -> Self {
+        self.on_cpu.queue = Queue::new(prompts.max(1));
+        self
+    }
+
+    /// The same generator with or without guesses at what texts go on with. Default: with, on packed weights
+    /// and as long as few texts are written side by side. Texts are the same with and without.
+    #[cfg(feature = "flex")]
+    #[must_use]
+    pub fn with_drafts(mut self, drafts: bool) -> Self {
+        self.on_cpu.drafts = drafts;
+        self
+    }
+
+    /// The same generator with guesses from phrases of these texts, such as outputs that the model was
+    /// trained on. How long a text takes tells how usual it is: give no texts that are secret.
+    #[cfg(feature = "flex")]
+    #[must_use]
+    pub fn with_phrases(mut self, texts: impl IntoIterator<Item = String>) -> Self {
+        self.on_cpu.phrases = Phrases::new(texts.into_iter().collect());
+        self
+    }
+
     /// The shape of the model.
     #[must_use]
     pub fn config(&self) -> &LlamaConfig {
@@ -179,6 +241,14 @@ impl LlamaGenerator {
         &self.eos
     }
 
+    /// The same generator with these end tokens in the place of its own. Without any, texts go on to their
+    /// other limits.
+    #[must_use]
+    pub fn with_end_tokens(mut self, tokens: impl IntoIterator<Item = u32>) -> Self {
+        self.eos = Arc::new(tokens.into_iter().collect());
+        self
+    }
+
     /// The same generator, refusing prompts of more than `tokens` tokens. Default: what the model's
     /// context holds, which may be far more than the memory and the time at hand.
     #[must_use]
@@ -191,6 +261,10 @@ impl LlamaGenerator {
     #[must_use]
     pub fn max_prompt_tokens(&self) -> usize {
         self.max_prompt_tokens.min(self.model.config().max_positions - 1)
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.model
     }
 
     pub(crate) fn encode(&self, prompt: &Prompt) -> Result<Vec<u32>, GenerateError> {
@@ -215,20 +289,31 @@ impl LlamaGenerator {
         ids: &[u32],
     ) -> Result<Option<PackedCache>, GenerateError> {
         let Engine::Packed(model) = &self.model else { return Ok(None) };
-        self.prefixes.begin(model, &self.tokenizer, prompt, ids).map(Some)
+        let OnCpu { prefixes, turns, .. } = &self.on_cpu;
+        prefixes.begin((model, turns), &self.tokenizer, prompt, ids).map(Some)
     }
 
-    /// What all texts of a call share, which begins now.
-    pub(crate) fn batch<'a>(&'a self, options: &'a GenerateOptions) -> Batch<'a> {
-        Batch {
-            model: &self.model,
-            tokenizer: &self.tokenizer,
-            eos: &self.eos,
+    /// The caller's turn, on packed weights.
+    #[cfg(feature = "flex")]
+    pub(crate) fn turn(&self) -> Option<Turn<'_>> {
+        matches!(self.model, Engine::Packed(_)).then(|| self.on_cpu.turns.take())
+    }
+
+    /// A call that begins now.
+    pub(crate) fn call(&self, options: GenerateOptions) -> Call {
+        Call {
+            tokenizer: Arc::clone(&self.tokenizer),
+            eos: Arc::clone(&self.eos),
             options,
-            max_rows: self.max_rows,
-            prefill_tokens: self.prefill_tokens,
+            context: self.config().max_positions,
             started: Instant::now(),
         }
+    }
+
+    /// The model, and what it is to do with prompts of a call.
+    pub(crate) fn batch<'a>(&'a self, call: &'a Call) -> Batch<'a> {
+        let &Self { ref model, max_rows, prefill_tokens, .. } = self;
+        Batch { model, call, max_rows, prefill_tokens }
     }
 
     /// Prompts of these lengths in groups that are read together. Prompts of like length are put
@@ -256,6 +341,64 @@ impl LlamaGenerator {
     }
 }
 
+/// The prompts that can be read, with their numbers.
+type Encoded = Vec<(usize, Vec<u32>)>;
+
+impl LlamaGenerator {
+    /// On packed weights: beside the prompts of other callers.
+    #[cfg(feature = "flex")]
+    fn generate_packed(
+        &self,
+        model: &PackedLlama,
+        (call, prompts, encoded): (Call, &[Prompt], Encoded),
+        results: &mut [Completions],
+    ) {
+        if let Err(error) = self.on_cpu.queue.has_room() {
+            return encoded.iter().for_each(|(at, _)| results[*at] = Err(error.clone()));
+        }
+        let mut asked = Vec::new();
+        for (number, ids) in encoded {
+            match self.begin(&prompts[number], &ids) {
+                Ok(cache) => {
+                    let cache = cache.unwrap_or_else(|| model.cache());
+                    asked.push(Asked { number, ids, cache });
+                }
+                Err(error) => results[number] = Err(error),
+            }
+        }
+        let numbers: Vec<usize> = asked.iter().map(|asked| asked.number).collect();
+        let &LlamaConfig { layers, kv_heads, head_dim, .. } = model.config();
+        // Keys and values, in two bytes each.
+        let token = 4 * layers * kv_heads * head_dim;
+        let work = Work {
+            model,
+            turns: &self.on_cpu.turns,
+            max_rows: self.max_rows,
+            max_tokens: CACHE_BYTES / token.max(1),
+            prefill_tokens: self.prefill_tokens,
+            drafts: self.on_cpu.drafts,
+            phrases: self.on_cpu.phrases.table(&self.tokenizer),
+        };
+        let found = self.on_cpu.queue.run(&work, call, asked);
+        numbers.into_iter().zip(found).for_each(|(number, texts)| results[number] = texts);
+    }
+
+    /// On burn: groups of prompts of like length, one after the other.
+    fn generate_grouped(&self, call: &Call, encoded: &Encoded, results: &mut [Completions]) {
+        let batch = self.batch(call);
+        let lengths: Vec<usize> = encoded.iter().map(|(_, ids)| ids.len()).collect();
+        for group in self.groups(&lengths, call.options.samples) {
+            let asked = |&at: &usize| GroupAsked { number: encoded[at].0, ids: &encoded[at].1 };
+            let asked: Vec<GroupAsked<'_>> = group.iter().map(asked).collect();
+            let completions = match call.over() {
+                Some(_) => asked.iter().map(|a| Ok(call.none_begun(a.ids.len()))).collect(),
+                None => batch.run(&asked),
+            };
+            asked.iter().zip(completions).for_each(|(a, texts)| results[a.number] = texts);
+        }
+    }
+}
+
 impl TextGenerator for LlamaGenerator {
     type Error = GenerateError;
 
@@ -264,16 +407,16 @@ impl TextGenerator for LlamaGenerator {
         prompts: &[Prompt],
         options: &GenerateOptions,
     ) -> Vec<Result<Vec<Completed>, GenerateError>> {
-        let batch = self.batch(options);
+        let call = self.call(options.clone());
         if let Err(error) = options.validate() {
             return prompts.iter().map(|_| Err(error.clone().into())).collect();
         }
         let mut encoded = Vec::new();
         let mut results = Vec::new();
-        for (index, prompt) in prompts.iter().enumerate() {
+        for (number, prompt) in prompts.iter().enumerate() {
             match self.encode(prompt) {
                 Ok(ids) => {
-                    encoded.push((index, ids));
+                    encoded.push((number, ids));
                     results.push(Ok(Vec::new()));
                 }
                 Err(error) => results.push(Err(error)),
@@ -281,44 +424,18 @@ impl TextGenerator for LlamaGenerator {
         }
         #[cfg(feature = "flex")]
         if let Engine::Packed(model) = &self.model {
-            let mut places = Vec::new();
-            let mut asked = Vec::new();
-            for (place, ids) in encoded {
-                match self.begin(&prompts[place], &ids) {
-                    Ok(cache) => {
-                        places.push(place);
-                        let cache = cache.unwrap_or_else(|| model.cache());
-                        asked.push(Asked { ids, cache });
-                    }
-                    Err(error) => results[place] = Err(error),
-                }
-            }
-            for (place, texts) in
-                places.into_iter().zip(Continuous::new(&batch, model, asked).run())
-            {
-                results[place] = texts;
-            }
+            self.generate_packed(model, (call, prompts, encoded), &mut results);
             return results;
         }
-        let lengths: Vec<usize> = encoded.iter().map(|(_, ids)| ids.len()).collect();
-        for group in self.groups(&lengths, options.samples) {
-            let (places, prompts): (Vec<usize>, Vec<&[u32]>) =
-                group.into_iter().map(|i| (encoded[i].0, encoded[i].1.as_slice())).unzip();
-            let completions = match batch.is_late() {
-                true => prompts.iter().map(|ids| Ok(batch.too_late(ids.len()))).collect(),
-                false => batch.run(&prompts),
-            };
-            for (place, completions) in places.into_iter().zip(completions) {
-                results[place] = completions;
-            }
-        }
+        self.generate_grouped(&call, &encoded, &mut results);
         results
     }
+
     fn score(
         &self,
         requests: &[ScoreRequest],
-        deadline: Option<Duration>,
+        limits: &Limits,
     ) -> Option<Vec<Result<Scored, GenerateError>>> {
-        Some(self.score_all(requests, deadline))
+        Some(self.score_all(requests, limits))
     }
 }

@@ -3,9 +3,12 @@
 
 mod batch;
 mod builder;
+mod call;
 #[cfg(feature = "flex")]
 mod continuous;
 mod device;
+#[cfg(feature = "flex")]
+mod draft;
 #[cfg(feature = "embedded")]
 mod embedded;
 mod engine;
@@ -13,11 +16,16 @@ mod error;
 mod generator;
 #[cfg(feature = "flex")]
 mod prefix;
+#[cfg(feature = "flex")]
+mod queue;
 mod reasoning_guard;
 mod repetition;
 mod sampler;
 mod score;
 mod settings;
+mod timing;
+#[cfg(feature = "flex")]
+mod turn;
 
 pub use builder::{GuardBuilder, LlamaGuard};
 pub use device::{DeviceError, DeviceName, GpuBackend};
@@ -27,13 +35,13 @@ pub use error::{BuildError, GenerateError};
 pub use generator::LlamaGenerator;
 pub use guard_core;
 pub use guard_core::{
-    Action, Answer, Calibration, Call, Cause, Completed, Completion, ConfigError, Decision,
+    Action, Answer, Calibration, Call, Cancel, Cause, Completed, Completion, ConfigError, Decision,
     Exchange, ExchangeError, FileAccess, Finish, FormatError, GenerateOptions, Guard, GuardError,
     GuardFormat, GuardInfo, GuardReasonerFormat, GuardSettings, Harm, INSTRUCTION, JudgeMode,
-    JudgeOptions, Judged, Label, LabelError, Labels, Llama, LlamaConfig, LoadOptions, LoadReport,
-    Message, ModelError, ModelFiles, OptionsError, PackedType, Policy, PossibleAnswer, Prompt,
-    PromptStyle, Reason, Reasoning, ReasoningMode, RepetitionStop, Role, Sampling, SaveOptions,
-    ScoreRequest, Scored, Scores, Segment, Step, StopCondition, Task, TaskCalibration,
+    JudgeOptions, Judged, Label, LabelError, Labels, Limits, Llama, LlamaConfig, LoadOptions,
+    LoadReport, Message, ModelError, ModelFiles, OptionsError, PackedType, Policy, PossibleAnswer,
+    Prompt, PromptStyle, Reason, Reasoning, ReasoningMode, RepetitionStop, Role, Sampling,
+    SaveOptions, ScoreRequest, Scored, Scores, Segment, Step, StopCondition, Task, TaskCalibration,
     TaskReasoning, TextGenerator, Tokenizer, TokenizerError, UnknownPackedType, UnknownPromptStyle,
     Usage, Verdict, WeightType, WeightsError, parse,
 };
@@ -41,3 +49,4 @@ pub use guard_core::{
 pub use guard_core::{PackedCache, PackedLlama, PackedPiece};
 pub use reasoning_guard::ReasoningGuard;
 pub use settings::read_settings;
+pub use timing::Timing;

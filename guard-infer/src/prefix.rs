@@ -5,6 +5,7 @@ use std::sync::{Mutex, PoisonError};
 use guard_core::{PackedCache, PackedLlama, PackedPiece, Prompt, Segment, Tokenizer};
 
 use crate::error::GenerateError;
+use crate::turn::Turns;
 
 /// The beginnings of prompts that are kept: a format has one for each of its modes.
 const KEPT: usize = 4;
@@ -30,7 +31,7 @@ impl Prefixes {
     /// A cache with what the prompt begins with, of whose tokens at least one is left to be read.
     pub(crate) fn begin(
         &self,
-        model: &PackedLlama,
+        (model, turns): (&PackedLlama, &Turns),
         tokenizer: &Tokenizer,
         prompt: &Prompt,
         ids: &[u32],
@@ -38,7 +39,10 @@ impl Prefixes {
         let [Segment::Trusted(text), _, ..] = prompt.segments() else { return Ok(model.cache()) };
         let prefix = match self.find(text) {
             Some(prefix) => prefix,
-            None => self.keep(read(model, tokenizer, text)?),
+            None => {
+                let _turn = turns.take();
+                self.keep(read(model, tokenizer, text)?)
+            }
         };
         let alike = prefix.ids.iter().zip(ids).take_while(|(a, b)| a == b).count();
         let alike = alike.min(prefix.cache.len()).min(ids.len() - 1);

@@ -1,6 +1,6 @@
 //! Choosing the next token from logits.
 
-use guard_core::Sampling;
+use guard_core::{Sampling, log_sum_exp};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -25,7 +25,7 @@ impl Sampler {
 
     /// The next token.
     pub(crate) fn choose(&mut self, logits: &[f32]) -> Result<u32, NotFinite> {
-        if !logits.iter().all(|logit| logit.is_finite()) {
+        if !are_finite(logits) {
             return Err(NotFinite);
         }
         match self.sampling {
@@ -35,7 +35,8 @@ impl Sampler {
     }
 
     fn draw(&mut self, logits: &[f32], temperature: f32, top_p: f32) -> u32 {
-        let nucleus = nucleus(&softmax(logits, temperature), top_p);
+        let scaled: Vec<f32> = logits.iter().map(|logit| logit / temperature).collect();
+        let nucleus = nucleus(&scaled, top_p);
         let mass: f64 = nucleus.iter().map(|(_, probability)| f64::from(*probability)).sum();
         let mut rest = self.rng.random::<f64>() * mass;
         for (token, probability) in &nucleus {
@@ -55,55 +56,55 @@ pub(crate) fn fnv1a(bytes: impl IntoIterator<Item = u8>) -> u64 {
     })
 }
 
+/// Logits that are looked at together. A vocabulary has some hundred thousand for each token: within such a run
+/// nothing depends on what was found before, so that the compiler can compare several at once.
+const RUN: usize = 64;
+
+fn are_finite(logits: &[f32]) -> bool {
+    let is_one_not = |run: &[f32]| run.iter().fold(false, |one, logit| one | !logit.is_finite());
+    !logits.chunks(RUN).any(is_one_not)
+}
+
 /// The first of the largest logits.
 fn argmax(logits: &[f32]) -> u32 {
-    let mut best = 0;
-    for (index, logit) in logits.iter().enumerate() {
-        if *logit > logits[best] {
-            best = index;
+    let (mut best, mut highest) = (0, f32::NEG_INFINITY);
+    for (number, run) in logits.chunks(RUN).enumerate() {
+        let top =
+            run.iter().fold(f32::NEG_INFINITY, |top, &logit| if logit > top { logit } else { top });
+        if top > highest {
+            (best, highest) = (number * RUN, top);
         }
     }
-    best as u32
+    let within = logits[best..].iter().position(|&logit| logit == highest);
+    (best + within.unwrap_or(0)) as u32
 }
 
-fn softmax(logits: &[f32], temperature: f32) -> Vec<f32> {
-    let largest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let mut weights: Vec<f32> =
-        logits.iter().map(|logit| ((logit - largest) / temperature).exp()).collect();
-    let sum: f64 = weights.iter().map(|weight| f64::from(*weight)).sum();
-    weights.iter_mut().for_each(|weight| *weight = (f64::from(*weight) / sum) as f32);
-    weights
-}
-
-/// The most probable tokens, in falling order, as few as reach `top_p` together.
+/// The most probable tokens, in falling order, as few as reach `top_p` together, with their probabilities.
 ///
-/// A vocabulary is too long to sort for every token, so longer and longer heads of it are.
-fn nucleus(probabilities: &[f32], top_p: f32) -> Vec<(u32, f32)> {
-    const FIRST: usize = 256;
-    let mut ranked: Vec<(u32, f32)> = (0..).zip(probabilities.iter().copied()).collect();
-    let falling = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
-    let mut head = FIRST;
-    loop {
-        let whole = head >= ranked.len();
-        let head_len = head.min(ranked.len());
-        if !whole {
-            ranked.select_nth_unstable_by(head_len, falling);
-        }
-        ranked[..head_len].sort_unstable_by(falling);
+/// A vocabulary is too long to sort for every token. All that is far below the highest logit is left aside at
+/// first, and looked at only where the rest does not reach.
+fn nucleus(logits: &[f32], top_p: f32) -> Vec<(u32, f32)> {
+    let all = log_sum_exp(logits);
+    let highest = logits.iter().fold(f32::NEG_INFINITY, |top, &l| if l > top { l } else { top });
+    for reach in [4.0, 12.0, f32::INFINITY] {
+        let probable = (0..).zip(logits).filter(|(_, logit)| **logit >= highest - reach);
+        let probability = |logit: f32| (f64::from(logit) - all).exp() as f32;
+        let mut ranked: Vec<(u32, f32)> =
+            probable.map(|(token, &logit)| (token, probability(logit))).collect();
+        ranked.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
         let mut mass = 0.0;
-        let reached = ranked[..head_len].iter().position(|(_, probability)| {
+        let reached = ranked.iter().position(|(_, probability)| {
             mass += f64::from(*probability);
             mass >= f64::from(top_p)
         });
-        if let Some(last) = reached {
-            ranked.truncate(last + 1);
-            return ranked;
+        match reached {
+            Some(last) => ranked.truncate(last + 1),
+            None if reach.is_finite() => continue,
+            None => {}
         }
-        if whole {
-            return ranked;
-        }
-        head *= 8;
+        return ranked;
     }
+    Vec::new()
 }
 
 #[cfg(test)]
@@ -155,13 +156,40 @@ mod tests {
     }
 
     #[test]
+    fn the_first_of_the_largest_is_found_wherever_it_is() {
+        for size in [1, RUN - 1, RUN, 5 * RUN + 3] {
+            for at in 0..size {
+                let mut logits: Vec<f32> = (0..size).map(|i| -((i % 7) as f32)).collect();
+                logits[at] = 1.0;
+                assert_eq!(argmax(&logits), at as u32);
+                logits[size - 1] = 1.0;
+                assert_eq!(argmax(&logits), at as u32);
+                assert!(are_finite(&logits));
+                for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
+                    logits[at] = bad;
+                    assert!(!are_finite(&logits));
+                }
+            }
+        }
+        assert_eq!(argmax(&[]), 0);
+    }
+
+    #[test]
     fn the_nucleus_is_the_smallest_that_reaches_the_mass() {
-        let tokens =
-            |top_p| nucleus(&[0.1, 0.4, 0.2, 0.3], top_p).iter().map(|t| t.0).collect::<Vec<_>>();
+        let logits = [0.1_f32, 0.4, 0.2, 0.3].map(f32::ln);
+        let tokens = |top_p| nucleus(&logits, top_p).iter().map(|t| t.0).collect::<Vec<_>>();
         assert_eq!(tokens(0.35), [1]);
         assert_eq!(tokens(0.65), [1, 3]);
         assert_eq!(tokens(1.0), [1, 3, 2, 0]);
-        let flat = vec![1.0 / 4096.0; 4096];
+        let flat = vec![0.0; 4096];
         assert_eq!(nucleus(&flat, 0.5).len(), 2048);
+        // What is far below counts where the rest does not reach, and not before.
+        let mut steep = vec![-20.0; 4096];
+        steep[7] = 0.0;
+        let first = nucleus(&steep, 0.99);
+        assert!(first.len() == 1 && first[0].0 == 7 && (first[0].1 - 0.999_991_6).abs() < 1e-6);
+        // 3.4 millionths more, of 4,095 that have 8.4 together.
+        let found = nucleus(&steep, 0.999_995).len();
+        assert!((1500..1800).contains(&found), "{found}");
     }
 }

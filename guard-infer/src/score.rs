@@ -1,15 +1,17 @@
 //! How probable continuations of prompts are.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 #[cfg(feature = "flex")]
 use guard_core::PackedCache;
-use guard_core::{Finish, GenerateOptions, Prompt, ScoreRequest, Scored, Usage};
+use guard_core::{
+    Finish, GenerateOptions, Limits, Prompt, ScoreRequest, Scored, Usage, log_sum_exp,
+};
 
 use crate::batch::{Batch, MAX_TOKENS, Prefilled};
 #[cfg(feature = "flex")]
 use crate::engine::Engine;
-use crate::engine::{Rows, log_sum_exp};
+use crate::engine::Rows;
 use crate::error::GenerateError;
 use crate::generator::LlamaGenerator;
 
@@ -36,11 +38,12 @@ impl LlamaGenerator {
     pub(crate) fn score_all(
         &self,
         requests: &[ScoreRequest],
-        deadline: Option<Duration>,
+        limits: &Limits,
     ) -> Vec<Result<Scored, GenerateError>> {
         let mut options = GenerateOptions::default();
-        options.deadline = deadline;
-        let batch = self.batch(&options);
+        options.limits = limits.clone();
+        let call = self.call(options);
+        let batch = self.batch(&call);
         let mut results = Vec::new();
         let mut questions = Vec::new();
         for (index, request) in requests.iter().enumerate() {
@@ -56,6 +59,8 @@ impl LlamaGenerator {
         let forks = questions.iter().map(|(_, question)| question.tails.len()).max().unwrap_or(1);
         let lengths: Vec<usize> = questions.iter().map(|(_, q)| q.shared.len()).collect();
         for group in self.groups(&lengths, forks) {
+            #[cfg(feature = "flex")]
+            let _turn = self.turn();
             let group: Vec<&(usize, Question)> = group.into_iter().map(|i| &questions[i]).collect();
             let asked: Vec<&Question> = group.iter().map(|(_, question)| question).collect();
             for ((place, _), scored) in group.iter().zip(batch.score(&asked)) {
@@ -101,22 +106,24 @@ impl LlamaGenerator {
 impl<'a> Batch<'a> {
     /// Reads what each question's continuations share once, and the rest of them side by side.
     fn score(&self, questions: &[&Question]) -> Vec<Result<Scored, GenerateError>> {
+        let started = self.call.started;
         match self.try_score(questions) {
             Ok(Some(scores)) => {
                 let scored = questions.iter().zip(scores);
-                scored.map(|(q, scores)| Ok(Scored::new(scores, q.usage(self.started)))).collect()
+                scored.map(|(q, scores)| Ok(Scored::new(scores, q.usage(started)))).collect()
             }
             Ok(None) => {
-                let late = |q: &&Question| Scored::cut_off(Finish::Deadline, q.usage(self.started));
-                questions.iter().map(|question| Ok(late(question))).collect()
+                let finish = self.call.over().unwrap_or(Finish::NotRun);
+                let over = |q: &&Question| Scored::cut_off(finish, q.usage(started));
+                questions.iter().map(|question| Ok(over(question))).collect()
             }
             Err(error) => vec![Err(error); questions.len()],
         }
     }
 
-    /// The scores, or `None` when the deadline has passed.
+    /// The scores, or `None` when the call is over.
     fn try_score(&self, questions: &[&Question]) -> Result<Option<Vec<Vec<f64>>>, GenerateError> {
-        if self.is_late() {
+        if self.call.over().is_some() {
             return Ok(None);
         }
         let shared: Vec<&[u32]> = questions.iter().map(|q| q.shared.as_slice()).collect();

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use guard_core::burn::tensor::Device;
 use guard_core::{
-    Finish, GenerateOptions, Llama, LlamaConfig, LoadOptions, ModelFiles, Prompt, RandomInit,
-    RepetitionStop, Sampling, ScoreRequest, StopCondition, TextGenerator, Tokenizer,
+    Finish, GenerateOptions, Limits, Llama, LlamaConfig, LoadOptions, ModelFiles, Prompt,
+    RandomInit, RepetitionStop, Sampling, ScoreRequest, StopCondition, TextGenerator, Tokenizer,
 };
 use guard_infer::{GenerateError, LlamaGenerator};
 
@@ -164,13 +164,13 @@ fn the_context_ends_a_text() {
 fn a_deadline_ends_what_goes_on_and_what_has_not_begun() {
     for engine in ENGINES {
         assert_eq!(
-            finish(engine, &options(|o| o.deadline = Some(Duration::ZERO))),
+            finish(engine, &options(|o| o.limits.deadline = Some(Duration::ZERO))),
             (Finish::Deadline, 0)
         );
         /// Takes longer over the first piece of text than the deadline allows.
         struct Slow;
         impl StopCondition for Slow {
-            fn is_complete(&self, _: &str) -> bool {
+            fn is_complete(&self, _: usize, _: &str) -> bool {
                 std::thread::sleep(Duration::from_millis(300));
                 false
             }
@@ -178,7 +178,7 @@ fn a_deadline_ends_what_goes_on_and_what_has_not_begun() {
         let (finish, tokens) = finish(
             engine,
             &options(|o| {
-                o.deadline = Some(Duration::from_millis(250));
+                o.limits.deadline = Some(Duration::from_millis(250));
                 o.stop = Some(Arc::new(Slow));
             }),
         );
@@ -208,7 +208,7 @@ fn the_stop_condition_ends_a_text() {
     for engine in ENGINES {
         struct LongerThan(usize);
         impl StopCondition for LongerThan {
-            fn is_complete(&self, text: &str) -> bool {
+            fn is_complete(&self, _: usize, text: &str) -> bool {
                 text.len() > self.0
             }
         }
@@ -239,6 +239,19 @@ fn every_end_token_ends_a_text_and_is_not_part_of_it() {
         let ended: Vec<_> = completed.iter().filter(|c| c.finish == Finish::EndOfText).collect();
         assert!(!ended.is_empty());
         assert!(ended.iter().all(|c| !c.text.contains("<|") && c.usage.completion_tokens <= 200));
+    }
+}
+
+#[test]
+fn without_end_tokens_a_text_goes_on() {
+    for engine in ENGINES {
+        let sampled = options(|o| {
+            o.sampling = Sampling::TopP { temperature: 3.0, top_p: 1.0 };
+            (o.samples, o.max_tokens) = (16, 200);
+        });
+        let results = engine().with_end_tokens([]).generate(&prompts()[..2], &sampled);
+        let completed = results.into_iter().flat_map(Result::unwrap);
+        assert!(completed.map(|c| c.finish).all(|finish| finish == Finish::TokenBudget));
     }
 }
 
@@ -329,7 +342,7 @@ fn an_instruction_that_was_read_before_changes_nothing() {
             let answers = || vec!["yes".to_owned(), "no, it is not".to_owned()];
             let requests: Vec<_> =
                 prompts.iter().map(|prompt| ScoreRequest::new(prompt.clone(), answers())).collect();
-            let scored = generator.score(&requests, None).unwrap().into_iter();
+            let scored = generator.score(&requests, &Limits::default()).unwrap().into_iter();
             scored.map(|scored| scored.unwrap().log_probabilities).collect()
         };
         assert_eq!(score(&generator, &parted), score(&engine(), &whole));

@@ -11,8 +11,9 @@ use guard_core::{TaskCalibration, TokenBatch};
 use guard_infer::{
     Action, Answer, Calibration, Completed, Completion, DeviceName, Exchange, Finish,
     GenerateError, GenerateOptions, Guard, GuardBuilder, GuardError, GuardReasonerFormat, Harm,
-    JudgeMode, JudgeOptions, LlamaGenerator, LlamaGuard, LoadOptions, ModelFiles, Policy, Prompt,
-    PromptStyle, Reason, ReasoningGuard, ScoreRequest, Scored, Scores, Task, TextGenerator, Usage,
+    JudgeMode, JudgeOptions, Limits, LlamaGenerator, LlamaGuard, LoadOptions, ModelFiles, Policy,
+    Prompt, PromptStyle, Reason, ReasoningGuard, ScoreRequest, Scored, Scores, Task, TextGenerator,
+    Usage,
 };
 
 fn path() -> PathBuf {
@@ -58,7 +59,7 @@ fn scores_are_the_probabilities_of_the_tokens_that_differ() {
             let texts = texts[..4 - prompt].iter().map(|&text| text.to_owned()).collect();
             ScoreRequest::new(prompts[prompt].clone(), texts)
         });
-        let scored = generator.score(&requests, None).unwrap();
+        let scored = generator.score(&requests, &Limits::default()).unwrap();
         for (request, scored) in requests.iter().zip(scored) {
             let scored = scored.unwrap();
             assert_eq!(scored.finish, Finish::Stopped);
@@ -97,13 +98,14 @@ fn what_cannot_be_scored_is_refused_alone() {
         request(&long, &["a", "b"]),
         request("hello", &["a", &long]),
     ];
-    let scored = generator.score(&requests, None).unwrap();
+    let scored = generator.score(&requests, &Limits::default()).unwrap();
     assert!(matches!(scored[0], Err(GenerateError::EmptyContinuation)));
     assert_eq!(scored[1].as_ref().unwrap().log_probabilities.len(), 2);
     assert!(matches!(scored[2], Err(GenerateError::EmptyContinuation)));
     assert!(matches!(scored[3], Err(GenerateError::TooLong { .. })));
     assert!(matches!(scored[4], Err(GenerateError::TooLong { .. })));
-    let late = generator.score(&requests[1..2], Some(Duration::ZERO)).unwrap().remove(0).unwrap();
+    let limits = Limits::new(Some(Duration::ZERO), None);
+    let late = generator.score(&requests[1..2], &limits).unwrap().remove(0).unwrap();
     assert_eq!((late.finish, late.log_probabilities.len()), (Finish::Deadline, 0));
 }
 
@@ -222,7 +224,7 @@ impl TextGenerator for Scripted {
     fn score(
         &self,
         requests: &[ScoreRequest],
-        _: Option<Duration>,
+        _: &Limits,
     ) -> Option<Vec<Result<Scored, Self::Error>>> {
         let score = |request: &ScoreRequest| {
             let reasoned = request.continuations.iter().all(|text| text.starts_with("# Task 1"));

@@ -97,6 +97,7 @@ pack() {
     for mode in verdict reason; do
         example calibrate -- --model "$out/guard" --data "$out/data/held_prompts.jsonl" --mode "$mode" --max-tokens 256
     done
+    python3 "$here/phrases.py" "$out/data/traces.jsonl" "$out/small-guard-phrases.json"
     example export_gguf -- --model "$out/guard" --type q4_1 --embedding-type q8_0 --output "$out/small-guard.gguf"
 }
 

@@ -45,6 +45,25 @@ pub(crate) fn on_pool<R: Send>(near: &Tensor<1>, work: impl FnOnce() -> R + Send
     work()
 }
 
+/// The logarithm of the sum of the exponentials of logits: what a logit is above its log-probability. No number
+/// where one of them is none.
+///
+/// ```
+/// let logits = [2.0, 2.0, f32::ln(2.0) + 2.0];
+/// assert!((guard_core::log_sum_exp(&logits) - (2.0 + 4.0_f64.ln())).abs() < 1e-6);
+/// ```
+#[must_use]
+pub fn log_sum_exp(logits: &[f32]) -> f64 {
+    #[cfg(feature = "flex")]
+    return packed::log_sum_exp(logits);
+    #[cfg(not(feature = "flex"))]
+    {
+        let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
+        let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
+        highest + sum.ln()
+    }
+}
+
 /// `x W^T` for few rows, `x` of `[rows, d_input]` and `W` of `[d_output, d_input]`.
 ///
 /// burn multiplies a single row on one thread only, at a third of the speed of memory. For many

@@ -53,6 +53,7 @@ impl<'a> Matrix<'a> {
     }
 
     /// How far apart an entry and that in the next row lie, and that in the next column.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn strides(self) -> [usize; 2] {
         [self.row_stride, self.column_stride]
     }
@@ -70,6 +71,7 @@ impl<'a> Matrix<'a> {
     /// # Panics
     ///
     /// When there are no such values.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn values_from(self, row: usize, column: usize, count: usize) -> &'a [f32] {
         &self.values[row * self.row_stride + column * self.column_stride..][..count]
     }
@@ -79,6 +81,7 @@ impl<'a> Matrix<'a> {
     /// # Panics
     ///
     /// When there are not as many.
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn part(self, rows: Range<usize>, columns: Range<usize>) -> Self {
         assert!(rows.end <= self.rows && columns.end <= self.columns, "part of a matrix");
         let start = rows.start * self.row_stride + columns.start * self.column_stride;
@@ -185,6 +188,7 @@ impl Output {
         Self { start: values.as_mut_ptr(), count: values.len() }
     }
 
+    #[cfg(target_arch = "x86_64")]
     pub(super) fn count(self) -> usize {
         self.count
     }

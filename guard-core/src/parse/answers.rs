@@ -13,6 +13,17 @@ pub(super) struct TaskAnswers {
     values: Vec<String>,
 }
 
+impl TaskAnswers {
+    pub(super) fn is_missing(&self) -> bool {
+        self.values.is_empty()
+    }
+}
+
+/// Whether a line opens a block.
+pub(super) fn opens(line: &str) -> bool {
+    answers_heading(line.trim()).is_some()
+}
+
 pub(super) struct Block {
     /// Where its first line starts in the text, in bytes.
     pub(super) start: usize,
@@ -28,11 +39,11 @@ impl Block {
     }
 
     fn is_empty(&self) -> bool {
-        self.answers.iter().all(|answer| answer.values.is_empty())
+        self.answers.iter().all(TaskAnswers::is_missing)
     }
 
     pub(super) fn is_complete(&self) -> bool {
-        self.answers.iter().all(|answer| !answer.values.is_empty())
+        !self.answers.iter().any(TaskAnswers::is_missing)
     }
 
     /// Adds the answers of a later block, of which some may differ.

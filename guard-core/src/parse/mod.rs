@@ -171,6 +171,47 @@ fn is_own(text: &str, block: &Block) -> bool {
     bare.is_empty() || bare == TEACHER || headings.any(|heading| heading.task_number() == Some(3))
 }
 
+/// The text up to where its reasoning about this task is over: the heading of a later task, or the line
+/// that opens the answers behind the reasoning about the last. `None` when it is not over.
+///
+/// What follows may be left away where answers are taken from probabilities: without a response the
+/// first task is all that counts, which is a third of what the published models write.
+#[must_use]
+pub fn reasoning_through(text: &str, task: Task) -> Option<&str> {
+    let mut latest = None;
+    let mut start = 0;
+    for line in text.split_inclusive('\n') {
+        let number = heading(line).and_then(|heading| heading.task_number());
+        let is_later = number.is_some_and(|number| number > task.number());
+        let is_answered = task == Task::Response && answers::opens(line);
+        if latest >= Some(task.number()) && (is_later || is_answered) {
+            return Some(&text[..start]);
+        }
+        latest = latest.max(number);
+        start += line.len();
+    }
+    None
+}
+
+/// What the models write next, if that is beyond doubt: the name of an answer in a block that has begun
+/// behind the reasoning. Otherwise nothing.
+#[must_use]
+pub fn likely_continuation(text: &str) -> &'static str {
+    if !text.ends_with('\n') {
+        return "";
+    }
+    let Some(block) = answer_block(text).filter(|block| is_own(text, block)) else {
+        let opened = reasoning_through(text, Task::Response).map(|before| &text[before.len()..]);
+        return if opened.is_some_and(|line| line.lines().count() == 1) { "Request:" } else { "" };
+    };
+    let is_last = block.end == text.trim_end().len();
+    match block.answers.iter().position(answers::TaskAnswers::is_missing) {
+        Some(1) if is_last => "Completion:",
+        Some(2) if is_last => "Response:",
+        _ => "",
+    }
+}
+
 /// Where a whole block of answers ends that comes after all the reasoning.
 fn whole_block_end(text: &str) -> Option<usize> {
     let block = answer_block(text).filter(Block::is_complete)?;
@@ -266,6 +307,40 @@ mod tests {
         assert_eq!(with("It is not harmful."), None);
         assert_eq!(with("harmful or unharmful"), None);
         assert_eq!(with("The response is None."), None);
+    }
+
+    #[test]
+    fn reasoning_about_a_task_is_over_where_the_next_begins() {
+        let text = "# Task 1\nasks\n# Task 2\n# Task 3\nnone\n\nAnswers: \nRequest: harmful\n";
+        let over = |text: &str, task| reasoning_through(text, task).map(str::len);
+        assert_eq!(over(text, Task::Request), text.find("# Task 2"));
+        assert_eq!(over(text, Task::Completion), text.find("# Task 3"));
+        assert_eq!(over(text, Task::Response), text.find("Answers"));
+        assert_eq!(over("# Task 1\nasks\n# Task 1 Conclusion\nbad\n", Task::Request), None);
+        // Without its own heading before it, or quoted, a heading is not the model's.
+        for text in ["# Task 2\n", "# Task 1\n> # Task 2\n", "x\n# Task 1\n"] {
+            assert_eq!(over(text, Task::Request), None, "{text}");
+        }
+        assert_eq!(over("# Task 1\nIt says\nAnswers:\nx", Task::Response), None);
+    }
+
+    #[test]
+    fn what_is_likely_is_the_next_name_of_the_block() {
+        let mut text = "# Task 1\nx\n# Task 3\ny\n\n".to_owned();
+        for (likely, line) in [
+            ("", "Answers: \n"),
+            ("Request:", "Request: harmful\n"),
+            ("Completion:", "Completion: None\n"),
+            ("Response:", "Response: None\n"),
+            ("", "more\n"),
+        ] {
+            assert_eq!(likely_continuation(&text), likely, "{text}");
+            text.push_str(line);
+            assert_eq!(likely_continuation(text.trim_end()), "");
+        }
+        for text in ["", "\n", "Human:\nAnswers:\n", "# Task 1\nAnswers:\nRequest: harmful\n"] {
+            assert_eq!(likely_continuation(text), "", "{text}");
+        }
     }
 
     #[test]

@@ -188,7 +188,7 @@ impl Tokenizer {
 
     /// Decodes tokens one by one, in pieces that are whole characters.
     #[must_use]
-    pub fn stream(&self) -> TextStream<'_> {
+    pub fn stream(&self) -> TextStream<&Self> {
         TextStream::new(self)
     }
 

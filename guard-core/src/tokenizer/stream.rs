@@ -1,13 +1,15 @@
 //! Text as it is generated: pieces that are whole characters.
 
+use std::ops::Deref;
+
 use super::encode::Tokenizer;
 use super::error::TokenizerError;
 
 /// Decodes tokens one by one. A token may end within a character; its bytes are held back until
-/// the character is whole.
+/// the character is whole. `T` is the tokenizer, borrowed or shared.
 #[derive(Debug)]
-pub struct TextStream<'a> {
-    tokenizer: &'a Tokenizer,
+pub struct TextStream<T> {
+    tokenizer: T,
     ids: Vec<u32>,
     /// Tokens before this one give the context in which the next piece is decoded.
     context: usize,
@@ -18,8 +20,9 @@ pub struct TextStream<'a> {
 /// After so many tokens without a whole character the bytes are no UTF-8 at all.
 const MAX_HELD: usize = 8;
 
-impl<'a> TextStream<'a> {
-    pub(super) fn new(tokenizer: &'a Tokenizer) -> Self {
+impl<T: Deref<Target = Tokenizer>> TextStream<T> {
+    /// A text without a token yet.
+    pub fn new(tokenizer: T) -> Self {
         Self { tokenizer, ids: Vec::new(), context: 0, given: 0 }
     }
 

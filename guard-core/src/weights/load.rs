@@ -45,9 +45,10 @@ impl WeightType {
 /// the bit, `Q4_K` with the scales of its sub-blocks as 16-bit floats, `Q6_K` in steps of 8 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PackedType {
-    /// As 32-bit floats: the same numbers as those of the file.
+    /// As they are in the file, as 32-bit floats or as either kind of 16-bit ones: the same numbers, with
+    /// which is computed in 32 bits.
     #[default]
-    F32,
+    Float,
     /// In blocks of 32 with 8-bit steps of one scale: a quarter of the memory, and two to four times the
     /// speed.
     Q8_0,
@@ -59,13 +60,13 @@ pub enum PackedType {
 
 /// The name of a packed type that is not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown type `{0}`: expected f32, q8_0 or q4_1")]
+#[error("unknown type `{0}`: expected float, q8_0 or q4_1")]
 pub struct UnknownPackedType(String);
 
 impl fmt::Display for PackedType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
-            Self::F32 => "f32",
+            Self::Float => "float",
             Self::Q8_0 => "q8_0",
             Self::Q4_1 => "q4_1",
         })
@@ -76,7 +77,7 @@ impl FromStr for PackedType {
     type Err = UnknownPackedType;
 
     fn from_str(name: &str) -> Result<Self, UnknownPackedType> {
-        [Self::F32, Self::Q8_0, Self::Q4_1]
+        [Self::Float, Self::Q8_0, Self::Q4_1]
             .into_iter()
             .find(|kind| kind.to_string() == name)
             .ok_or_else(|| UnknownPackedType(name.to_owned()))
@@ -280,7 +281,7 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for kind in [PackedType::F32, PackedType::Q8_0, PackedType::Q4_1] {
+        for kind in [PackedType::Float, PackedType::Q8_0, PackedType::Q4_1] {
             assert_eq!(kind.to_string().parse(), Ok(kind));
         }
         let error = "q5_0".parse::<PackedType>().unwrap_err().to_string();

@@ -19,7 +19,7 @@ use crate::model::{Llama, frequencies};
 impl PackedType {
     fn grid(self) -> Grid {
         match self {
-            Self::F32 => Grid::F32,
+            Self::Float => Grid::F32,
             Self::Q8_0 => Grid::Eight,
             Self::Q4_1 => Grid::FourMin,
         }
@@ -98,6 +98,9 @@ impl Stored<'_> {
 
     fn grid(&self, tensor: &StoredTensor) -> Grid {
         match tensor.encoding {
+            // Floats stay what they are.
+            Encoding::F16 if self.options.packed == PackedType::Float => Grid::F16,
+            Encoding::Bf16 if self.options.packed == PackedType::Float => Grid::Bf16,
             Encoding::F32 | Encoding::F16 | Encoding::Bf16 => self.options.packed.grid(),
             Encoding::Q8_0 | Encoding::Q6K => Grid::Eight,
             Encoding::Q4_0 => Grid::Four,
@@ -149,7 +152,7 @@ impl Stored<'_> {
 /// block with a weight that is not finite the scale is none either.
 pub(crate) fn row<'a>(grid: Grid, floats: &'a [f32], steps: &'a mut Vec<Steps>) -> Row<'a> {
     let encoding = match grid {
-        Grid::F32 => return Row::Floats(floats),
+        Grid::F32 | Grid::F16 | Grid::Bf16 => return Row::Floats(floats),
         Grid::Eight => Encoding::Q8_0,
         Grid::Four => Encoding::Q4_0,
         Grid::FourMin => Encoding::Q4_1,

@@ -1,7 +1,7 @@
 //! One exchange on its way to a verdict.
 
 use guard_core::{
-    Answer, Call, Completed, Exchange, GuardError, GuardFormat, JudgeOptions, Reason,
+    Answer, Call, Completed, Exchange, Finish, GuardError, GuardFormat, JudgeOptions, Reason,
     ReasoningMode, Task, Verdict,
 };
 
@@ -45,13 +45,17 @@ impl<'a> Case<'a> {
         }
     }
 
-    /// Whether the model came to any answer.
-    pub(super) fn has_answers(&self) -> bool {
-        let given = |verdict: &Verdict| {
-            let verdict = verdict.clone().scoped_to(self.exchange);
-            Task::ALL.iter().any(|&task| verdict.answer(task).given().is_some())
+    /// Whether the model reasoned to the end, or came to any answer.
+    pub(super) fn is_reasoned(&self, format: &impl GuardFormat) -> bool {
+        let Ok(verdict) = &self.verdict else { return false };
+        let is_whole = |(call, written): (&Call, &Option<String>)| {
+            let stop = format.stop(self.exchange, call, true);
+            written.as_ref().zip(stop).is_some_and(|(text, stop)| stop.is_complete(0, text))
         };
-        self.verdict.as_ref().is_ok_and(given)
+        let scoped = verdict.clone().scoped_to(self.exchange);
+        Task::ALL.iter().any(|&task| scoped.answer(task).given().is_some())
+            || verdict.finish == Finish::Stopped
+                && self.calls.iter().zip(&self.written).all(is_whole)
     }
 
     pub(super) fn finish(self, options: &JudgeOptions) -> Result<Verdict, GuardError> {

@@ -4,11 +4,12 @@ mod case;
 mod scores;
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guard_core::{
     Exchange, GenerateOptions, Guard, GuardError, GuardFormat, GuardInfo, JudgeMode, JudgeOptions,
-    ReasoningMode, Scores, TextGenerator, Verdict,
+    Limits, ReasoningMode, Scores, StopCondition, TextGenerator, Verdict,
 };
 
 use case::Case;
@@ -81,6 +82,11 @@ impl<G: TextGenerator, F: GuardFormat> ReasoningGuard<G, F> {
         &self.generator
     }
 
+    /// The format.
+    pub fn format(&self) -> &F {
+        &self.format
+    }
+
     /// The parts of the guard.
     pub fn into_inner(self) -> (G, F) {
         (self.generator, self.format)
@@ -144,8 +150,20 @@ where
     }
 
     /// What is left of the time.
-    fn deadline(&self) -> Option<Duration> {
-        Some(self.options.deadline?.saturating_sub(self.started.elapsed()))
+    fn limits(&self) -> Limits {
+        let Limits { deadline, cancel, .. } = self.options.limits.clone();
+        let left = |deadline: Duration| deadline.saturating_sub(self.started.elapsed());
+        Limits::new(deadline.map(left), cancel)
+    }
+
+    /// When the answer to each planned call is whole.
+    fn stops(&self, cases: &[Case<'_>], planned: &[(usize, usize)]) -> Stops {
+        let scored = self.guard.scores.is_some();
+        let stop = |&(case, call): &(usize, usize)| {
+            let case = &cases[case];
+            self.guard.format.stop(case.exchange, &case.calls[call], scored)
+        };
+        Stops(planned.iter().map(stop).collect())
     }
 
     /// The model reasons and answers, and what it wrote is read.
@@ -155,8 +173,8 @@ where
         let prompts: Vec<_> =
             planned.iter().map(|&(case, call)| cases[case].calls[call].prompt.clone()).collect();
         let mut generate = GenerateOptions::default().with_max_tokens(self.options.max_tokens);
-        generate.deadline = self.deadline();
-        generate.stop = self.guard.format.stop();
+        generate.limits = self.limits();
+        generate.stop = Some(Arc::new(self.stops(&cases, &planned)));
         let results = self.guard.generator.generate(&prompts, &generate);
         case::fold(
             &mut cases,
@@ -170,5 +188,24 @@ where
             },
         );
         cases
+    }
+}
+
+/// The condition of each prompt.
+struct Stops(Vec<Option<Arc<dyn StopCondition>>>);
+
+impl Stops {
+    fn of(&self, prompt: usize) -> Option<&dyn StopCondition> {
+        self.0.get(prompt)?.as_deref()
+    }
+}
+
+impl StopCondition for Stops {
+    fn is_complete(&self, prompt: usize, text: &str) -> bool {
+        self.of(prompt).is_some_and(|stop| stop.is_complete(prompt, text))
+    }
+
+    fn likely<'a>(&'a self, prompt: usize, text: &'a str) -> &'a str {
+        self.of(prompt).map_or("", |stop| stop.likely(prompt, text))
     }
 }

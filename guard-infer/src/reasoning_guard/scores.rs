@@ -28,7 +28,7 @@ where
         cases
     }
 
-    /// The answers behind the model's reasoning. Where that came to none, it may be what a hostile
+    /// The answers behind the model's reasoning. Where that came to no end, it may be what a hostile
     /// text made of it: the answers at once are the better ones.
     pub(super) fn reasoned_and_scored<'e>(
         &self,
@@ -36,7 +36,7 @@ where
         scores: &Scores,
     ) -> Vec<Case<'e>> {
         let mut cases = self.reasoned(items);
-        for case in cases.iter_mut().filter(|case| !case.has_answers()) {
+        for case in cases.iter_mut().filter(|case| !case.is_reasoned(&self.guard.format)) {
             let at_once = Case::new(case.exchange, &self.guard.format, ReasoningMode::LabelOnly);
             (case.calls, case.written) = (at_once.calls, at_once.written);
         }
@@ -85,7 +85,7 @@ where
             answers.push(possible);
             planned.push((at, call));
         }
-        let Some(results) = self.guard.generator.score(&requests, self.deadline()) else {
+        let Some(results) = self.guard.generator.score(&requests, &self.limits()) else {
             planned.into_iter().for_each(|(at, _)| cases[at].verdict = no_scores());
             return;
         };

@@ -19,6 +19,16 @@ pub(crate) struct HeadPage<'a> {
     pub(crate) values: &'a [f16],
 }
 
+/// Positions that are summed up together. Sums of such spans are added up in order, whoever made them: threads
+/// can part a long text, and what comes of it is the same.
+pub(crate) const SPAN: usize = 4 * PAGE;
+
+/// The numbers of a [`partial`](attend_span): the weighed values of a head of this size, then the highest
+/// score and the sum of the weights relative to it.
+pub(crate) fn partial_size(wide: usize) -> usize {
+    wide + LANES
+}
+
 /// Each query sees the positions before its limit. `wide` is the size of a head, a multiple of 16.
 ///
 /// What a query comes to depends on no other one.
@@ -28,23 +38,92 @@ pub(super) fn attend<'a, L: Lanes>(
     queries: &[f32],
     limits: &[usize],
     wide: usize,
-    pages: impl Fn(usize) -> HeadPage<'a>,
+    pages: &dyn Fn(usize) -> HeadPage<'a>,
+    memory: &mut Vec<f32>,
     out: &mut [f32],
 ) {
-    let mut at = 0;
-    while at < limits.len() {
-        let count = (limits.len() - at).min(QUERIES);
-        let queries = &queries[at * wide..(at + count) * wide];
-        let (limits, out) = (&limits[at..at + count], &mut out[at * wide..(at + count) * wide]);
-        match count {
-            1 => rows::<L, 1>(lanes, queries, limits, wide, &pages, out),
-            2 => rows::<L, 2>(lanes, queries, limits, wide, &pages, out),
-            3 => rows::<L, 3>(lanes, queries, limits, wide, &pages, out),
-            4 => rows::<L, 4>(lanes, queries, limits, wide, &pages, out),
-            5 => rows::<L, 5>(lanes, queries, limits, wide, &pages, out),
-            _ => rows::<L, QUERIES>(lanes, queries, limits, wide, &pages, out),
+    let size = partial_size(wide);
+    memory.clear();
+    memory.resize(2 * QUERIES * size, 0.0);
+    let (sums, next) = memory.split_at_mut(QUERIES * size);
+    let groups = limits.chunks(QUERIES).zip(queries.chunks(QUERIES * wide));
+    for ((limits, queries), out) in groups.zip(out.chunks_mut(QUERIES * wide)) {
+        let most = limits.iter().copied().max().unwrap_or(0);
+        let sums = &mut sums[..limits.len() * size];
+        attend_span(lanes, queries, limits, wide, 0, pages, sums);
+        for span in 1..most.div_ceil(SPAN) {
+            let next = &mut next[..limits.len() * size];
+            attend_span(lanes, queries, limits, wide, span, pages, next);
+            for (sums, next) in sums.chunks_exact_mut(size).zip(next.chunks_exact(size)) {
+                fold(lanes, sums, next);
+            }
         }
-        at += count;
+        for (sums, out) in sums.chunks_exact(size).zip(out.chunks_exact_mut(wide)) {
+            finish(lanes, sums, out);
+        }
+    }
+}
+
+/// What queries come to in one span, as a partial each.
+#[inline(always)]
+pub(super) fn attend_span<'a, L: Lanes>(
+    lanes: L,
+    queries: &[f32],
+    limits: &[usize],
+    wide: usize,
+    span: usize,
+    pages: &dyn Fn(usize) -> HeadPage<'a>,
+    out: &mut [f32],
+) {
+    let groups = limits.chunks(QUERIES).zip(queries.chunks(QUERIES * wide));
+    for ((limits, queries), out) in groups.zip(out.chunks_mut(QUERIES * partial_size(wide))) {
+        match limits.len() {
+            1 => rows::<L, 1>(lanes, queries, limits, wide, span, pages, out),
+            2 => rows::<L, 2>(lanes, queries, limits, wide, span, pages, out),
+            3 => rows::<L, 3>(lanes, queries, limits, wide, span, pages, out),
+            4 => rows::<L, 4>(lanes, queries, limits, wide, span, pages, out),
+            5 => rows::<L, 5>(lanes, queries, limits, wide, span, pages, out),
+            _ => rows::<L, QUERIES>(lanes, queries, limits, wide, span, pages, out),
+        }
+    }
+}
+
+/// What a query comes to, from its partials in order.
+#[inline(always)]
+pub(super) fn merge<L: Lanes>(lanes: L, partials: &mut [&mut [f32]], out: &mut [f32]) {
+    let Some((first, others)) = partials.split_first_mut() else { return };
+    for next in others {
+        fold(lanes, first, next);
+    }
+    finish(lanes, first, out);
+}
+
+/// Adds the partial of the next span to that of those before.
+#[inline(always)]
+fn fold<L: Lanes>(lanes: L, sums: &mut [f32], next: &[f32]) {
+    let wide = sums.len() - LANES;
+    let (next, [highest, sum, ..]) = next.split_at(wide) else { return };
+    // Nothing of the span is seen.
+    if *highest == f32::NEG_INFINITY {
+        return;
+    }
+    let (values, [before, total, ..]) = sums.split_at_mut(wide) else { return };
+    let top = before.max(*highest);
+    let (old, new) = ((*before - top).exp(), (*highest - top).exp());
+    let (values, _) = values.as_chunks_mut::<LANES>();
+    for (value, next) in values.iter_mut().zip(next.as_chunks::<LANES>().0) {
+        let kept = lanes.mul(lanes.load(value), lanes.splat(old));
+        lanes.store(lanes.mul_add(lanes.load(next), lanes.splat(new), kept), value);
+    }
+    (*before, *total) = (top, *total * old + sum * new);
+}
+
+#[inline(always)]
+fn finish<L: Lanes>(lanes: L, sums: &[f32], out: &mut [f32]) {
+    let (values, [_, total, ..]) = sums.split_at(out.len()) else { return };
+    let (out, _) = out.as_chunks_mut::<LANES>();
+    for (out, value) in out.iter_mut().zip(values.as_chunks::<LANES>().0) {
+        lanes.store(lanes.div(lanes.load(value), lanes.splat(*total)), out);
     }
 }
 
@@ -54,36 +133,46 @@ fn rows<'a, L: Lanes, const R: usize>(
     queries: &[f32],
     limits: &[usize],
     wide: usize,
-    pages: &impl Fn(usize) -> HeadPage<'a>,
+    span: usize,
+    pages: &dyn Fn(usize) -> HeadPage<'a>,
     out: &mut [f32],
 ) {
-    let most = limits.iter().copied().max().unwrap_or(0);
+    let start = span * SPAN;
+    let most = limits.iter().copied().max().unwrap_or(0).min(start + SPAN);
     let mut scores = [[0.0_f32; PAGE]; R];
     let (mut highest, mut sums) = ([f32::NEG_INFINITY; R], [0.0_f32; R]);
     out.fill(0.0);
-    for page in 0..most.div_ceil(PAGE) {
+    let end = most.div_ceil(PAGE);
+    for page in start / PAGE..end {
+        // Pages lie far apart: what is read next is fetched while this is computed.
         let HeadPage { keys, values } = pages(page);
+        let next = if page + 1 < end { pages(page + 1).keys } else { &[] };
         let count = (most - page * PAGE).min(PAGE);
-        score::<L, R>(lanes, queries, wide, keys, count, &mut scores);
+        score::<L, R>(lanes, queries, wide, (keys, values), count, &mut scores);
         let (mut factors, mut visible) = ([0.0; R], [0; R]);
         for r in 0..R {
             visible[r] = limits[r].saturating_sub(page * PAGE).min(PAGE);
             factors[r] = soften(lanes, &mut scores[r], visible[r], &mut highest[r], &mut sums[r]);
         }
-        add_values::<L, R>(lanes, &scores, (factors, visible), wide, values, out);
+        add_values::<L, R>(lanes, &scores, (factors, visible), wide, (values, next), out);
     }
-    for (row, sum) in out.chunks_exact_mut(wide).zip(sums) {
-        row.iter_mut().for_each(|value| *value /= sum);
+    for (row, (highest, sum)) in
+        out.chunks_exact_mut(partial_size(wide)).zip(highest.into_iter().zip(sums))
+    {
+        (row[wide], row[wide + 1]) = (highest, sum);
     }
 }
 
-/// The products of all queries with the keys of a page.
+/// Numbers of a line of the cache.
+const LINE: usize = 32;
+
+/// The products of all queries with the keys of a page. What comes `next` is fetched meanwhile.
 #[inline(always)]
 fn score<L: Lanes, const R: usize>(
     lanes: L,
     queries: &[f32],
     wide: usize,
-    keys: &[f16],
+    (keys, next): (&[f16], &[f16]),
     count: usize,
     scores: &mut [[f32; PAGE]; R],
 ) {
@@ -93,6 +182,9 @@ fn score<L: Lanes, const R: usize>(
         let second = &tiles[(2 * pair + 1) * wide..][..wide];
         let mut sums = [[lanes.splat(0.0); 2]; R];
         for at in 0..wide {
+            if let Some(value) = next.get((pair * wide + at) * LINE) {
+                lanes.prefetch(value);
+            }
             let keys = [lanes.load_f16(&first[at]), lanes.load_f16(&second[at])];
             for r in 0..R {
                 let query = lanes.splat(queries[r * wide + at]);
@@ -146,14 +238,15 @@ fn soften<L: Lanes>(
     factor
 }
 
-/// Adds the weighed values of the visible positions of a page to what was there times a factor.
+/// Adds the weighed values of the visible positions of a page to what was there times a factor. What comes
+/// `next` is fetched meanwhile.
 #[inline(always)]
 fn add_values<L: Lanes, const R: usize>(
     lanes: L,
     weights: &[[f32; PAGE]; R],
     factors: ([f32; R], [usize; R]),
     wide: usize,
-    values: &[f16],
+    values: (&[f16], &[f16]),
     out: &mut [f32],
 ) {
     let mut first = 0;
@@ -173,16 +266,16 @@ fn add_vectors<L: Lanes, const R: usize, const V: usize>(
     weights: &[[f32; PAGE]; R],
     (factors, visible): ([f32; R], [usize; R]),
     [wide, first]: [usize; 2],
-    values: &[f16],
+    (values, next): (&[f16], &[f16]),
     out: &mut [f32],
 ) {
     let (values, _) = values.as_chunks::<LANES>();
     let (out, _) = out.as_chunks_mut::<LANES>();
-    let (each, first) = (wide / LANES, first / LANES);
+    let (each, first, size) = (wide / LANES, first / LANES, partial_size(wide) / LANES);
     let mut sums = [[lanes.splat(0.0); V]; R];
     for r in 0..R {
         for v in 0..V {
-            let before = lanes.load(&out[r * each + first + v]);
+            let before = lanes.load(&out[r * size + first + v]);
             sums[r][v] = lanes.mul(before, lanes.splat(factors[r]));
         }
     }
@@ -191,6 +284,9 @@ fn add_vectors<L: Lanes, const R: usize, const V: usize>(
         (seen_by_all, seen) = (seen_by_all.min(visible), seen.max(visible));
     }
     for (position, values) in values.chunks_exact(each).take(seen).enumerate() {
+        if let Some(value) = next.get((first / 2 * PAGE + position) * LINE) {
+            lanes.prefetch(value);
+        }
         let mut vectors = [lanes.load_f16(&values[first]); V];
         for v in 1..V {
             vectors[v] = lanes.load_f16(&values[first + v]);
@@ -208,7 +304,7 @@ fn add_vectors<L: Lanes, const R: usize, const V: usize>(
     }
     for r in 0..R {
         for v in 0..V {
-            lanes.store(sums[r][v], &mut out[r * each + first + v]);
+            lanes.store(sums[r][v], &mut out[r * size + first + v]);
         }
     }
 }
@@ -244,7 +340,7 @@ mod tests {
 
         /// Against sums in 64 bits, with all vectors that this processor has.
         #[test]
-        fn it_is_attention(count in 1..10_usize, positions in 1..200_usize, vectors in 1..5_usize, seed: u16) {
+        fn it_is_attention(count in 1..10_usize, positions in 1..400_usize, vectors in 1..5_usize, seed: u16) {
             let wide = vectors * LANES;
             let seed = usize::from(seed);
             let round = |value: f32| f16::from_f32(value).to_f32();
@@ -256,7 +352,8 @@ mod tests {
             let page = |page: usize| HeadPage { keys: &pages[page].0, values: &pages[page].1 };
             for level in Level::all() {
                 let mut out = vec![f32::NAN; count * wide];
-                kernels::attend(level, &queries, &limits, wide, &page, &mut out);
+                let mut memory = Vec::new();
+                kernels::attend(level, &queries, &limits, wide, &page, &mut memory, &mut out);
                 for (row, &limit) in limits.iter().enumerate() {
                     let query = &queries[row * wide..][..wide];
                     let score = |position: usize| -> f64 {
@@ -274,7 +371,15 @@ mod tests {
                     }
                     // The same bits in whatever company.
                     let mut alone = vec![f32::NAN; wide];
-                    kernels::attend(level, query, &[limit], wide, &page, &mut alone);
+                    kernels::attend(level, query, &[limit], wide, &page, &mut memory, &mut alone);
+                    prop_assert_eq!(&alone[..], &out[row * wide..][..wide]);
+                    // And from spans that were summed up apart.
+                    let mut parts = vec![vec![f32::NAN; partial_size(wide)]; limit.div_ceil(SPAN)];
+                    for (span, part) in parts.iter_mut().enumerate() {
+                        kernels::attend_span(level, query, &[limit], wide, span, &page, part);
+                    }
+                    let mut parts: Vec<&mut [f32]> = parts.iter_mut().map(Vec::as_mut_slice).collect();
+                    kernels::merge(level, &mut parts, &mut alone);
                     prop_assert_eq!(&alone[..], &out[row * wide..][..wide]);
                 }
             }
@@ -289,7 +394,8 @@ mod tests {
         let page = |page: usize| HeadPage { keys: &pages[page].0, values: &pages[page].1 };
         for level in Level::all() {
             let mut out = [0.0; 2 * LANES];
-            kernels::attend(level, &[1.0; 2 * LANES], &[2, 3], LANES, &page, &mut out);
+            let memory = &mut Vec::new();
+            kernels::attend(level, &[1.0; 2 * LANES], &[2, 3], LANES, &page, memory, &mut out);
             assert_eq!(out[..LANES], [1.0; LANES], "{level:?}");
             assert!(out[LANES..].iter().all(|value| value.is_infinite()), "{level:?}");
         }
@@ -301,7 +407,7 @@ mod tests {
         let page = |page: usize| HeadPage { keys: &pages[page].0, values: &pages[page].1 };
         for level in Level::all() {
             let mut out = [0.0; LANES];
-            kernels::attend(level, &[1.0; LANES], &[1], LANES, &page, &mut out);
+            kernels::attend(level, &[1.0; LANES], &[1], LANES, &page, &mut Vec::new(), &mut out);
             assert!(out.iter().all(|value| value.is_nan()), "{level:?}");
         }
     }

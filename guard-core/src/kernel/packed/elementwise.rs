@@ -21,6 +21,24 @@ pub(super) fn exp<L: Lanes>(lanes: L, x: L::F) -> L::F {
     lanes.scale(value, power)
 }
 
+/// The logarithm of the sum of the exponentials, summed up in 64 bits but for runs of 1,024.
+#[inline(always)]
+pub(super) fn log_sum_exp<L: Lanes>(lanes: L, values: &[f32], out: &mut f64) {
+    let highest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let lift = lanes.splat(-highest);
+    let mut total = 0.0;
+    for run in values.chunks(64 * LANES) {
+        let (vectors, rest) = run.as_chunks::<LANES>();
+        let mut sums = lanes.splat(0.0);
+        for vector in vectors {
+            sums = lanes.add(sums, exp(lanes, lanes.add(lanes.load(vector), lift)));
+        }
+        total += f64::from(lanes.sum(sums));
+        total += rest.iter().map(|value| f64::from(value - highest).exp()).sum::<f64>();
+    }
+    *out = f64::from(highest) + total.ln();
+}
+
 /// `x / (1 + e^-x)`.
 #[inline(always)]
 pub(super) fn silu<L: Lanes>(lanes: L, x: L::F) -> L::F {
@@ -116,6 +134,29 @@ mod tests {
         assert!(exp(Portable, [f32::NAN; LANES])[0].is_nan());
         assert_eq!(silu(Portable, [0.0; LANES])[0], 0.0);
         assert!((silu(Portable, [-1.0; LANES])[0] + 0.268_941_43).abs() < 1e-7);
+    }
+
+    #[test]
+    fn logarithms_of_sums_are_those_of_the_library() {
+        for level in Level::all() {
+            for size in [1, 16, 1000, 5003] {
+                let values: Vec<f32> = noise(size, 4).iter().map(|value| value * 40.0).collect();
+                let expected = values.iter().map(|value| f64::from(*value).exp()).sum::<f64>().ln();
+                let mut found = f64::NAN;
+                kernels::log_sum_exp(level, &values, &mut found);
+                assert!((found - expected).abs() < 1e-5, "{level:?} {size}: {found} {expected}");
+            }
+            for (values, is_so) in [
+                (vec![f32::NAN; 3], f64::is_nan as fn(f64) -> bool),
+                (vec![f32::NEG_INFINITY; 40], f64::is_nan),
+                (vec![0.0, f32::NAN], f64::is_nan),
+                (vec![f32::INFINITY, 1.0], f64::is_nan),
+            ] {
+                let mut found = 0.0;
+                kernels::log_sum_exp(level, &values, &mut found);
+                assert!(is_so(found), "{level:?} {values:?}: {found}");
+            }
+        }
     }
 
     #[test]

@@ -4,6 +4,8 @@
 use std::ops::Range;
 use std::sync::OnceLock;
 
+#[cfg(target_arch = "aarch64")]
+use super::arm::Neon;
 use super::attention::{self, HeadPage};
 use super::elementwise;
 use super::lanes::{LANES, Lanes, Portable};
@@ -19,11 +21,17 @@ pub(crate) enum Level {
     /// Plain Rust.
     Portable,
     /// AVX2.
+    #[cfg(target_arch = "x86_64")]
     Avx2,
     /// AVX2 with products of bytes.
+    #[cfg(target_arch = "x86_64")]
     AvxVnni,
     /// AVX-512 with products of bytes.
+    #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// NEON with products of bytes.
+    #[cfg(target_arch = "aarch64")]
+    Neon,
 }
 
 impl Level {
@@ -42,6 +50,8 @@ impl Level {
             all.extend(AvxVnni::new().map(|_| Self::AvxVnni));
             all.extend(Avx512::new().map(|_| Self::Avx512));
         }
+        #[cfg(target_arch = "aarch64")]
+        all.extend(Neon::new().map(|_| Self::Neon));
         all
     }
 }
@@ -79,6 +89,17 @@ macro_rules! kernels {
                     return unsafe { avx2(lanes, $($arg),*) };
                 }
             }
+            #[cfg(target_arch = "aarch64")]
+            {
+                #[target_feature(enable = "neon,dotprod")]
+                fn neon$(<$life>)?(lanes: Neon, $($arg: $type),*) {
+                    $generic(lanes, $($arg),*);
+                }
+                if let (Level::Neon, Some(lanes)) = (level, Neon::new()) {
+                    // SAFETY: there is such a value only where the processor has these instructions.
+                    return unsafe { neon(lanes, $($arg),*) };
+                }
+            }
             let _ = level;
             $generic(Portable, $($arg),*);
         }
@@ -103,14 +124,27 @@ kernels! {
     /// A row divided by the root of its mean square, times weights.
     fn rms_norm(row: &[f32], weights: &[f32], epsilon: f32, out: &mut [f32]) = elementwise::rms_norm;
 
+    /// The logarithm of the sum of the exponentials.
+    fn log_sum_exp(values: &[f32], out: &mut f64) = elementwise::log_sum_exp;
+
     /// A row in steps, block by block.
     fn quantize(row: &[f32], blocks: &mut [InputBlock]) = quantize_of;
 
     /// Attention of queries of one head to the positions before their limits. Queries and outputs are
     /// `wide` numbers each, a multiple of 16; the keys know no other scale than the queries'.
     fn attend<'a>(
-        queries: &[f32], limits: &[usize], wide: usize, pages: &dyn Fn(usize) -> HeadPage<'a>, out: &mut [f32],
+        queries: &[f32], limits: &[usize], wide: usize, pages: &dyn Fn(usize) -> HeadPage<'a>,
+        memory: &mut Vec<f32>, out: &mut [f32],
     ) = attention::attend;
+
+    /// The same in one span of positions, as partials.
+    fn attend_span<'a>(
+        queries: &[f32], limits: &[usize], wide: usize, span: usize,
+        pages: &dyn Fn(usize) -> HeadPage<'a>, out: &mut [f32],
+    ) = attention::attend_span;
+
+    /// What a query comes to, from its partials in order.
+    fn merge(partials: &mut [&mut [f32]], out: &mut [f32]) = attention::merge;
 }
 
 /// Where the outputs of a product go: rows of `width` numbers, of which the matrix gives those from
@@ -205,7 +239,8 @@ mod tests {
     use super::super::matrix::{BLOCK, Grid};
     use super::*;
 
-    const GRIDS: [Grid; 4] = [Grid::F32, Grid::Eight, Grid::Four, Grid::FourMin];
+    const GRIDS: [Grid; 6] =
+        [Grid::F32, Grid::F16, Grid::Bf16, Grid::Eight, Grid::Four, Grid::FourMin];
 
     /// Rows as a matrix of this grid sees them, in floats and in steps.
     fn inputs(floats: &[f32], width: usize) -> Vec<InputBlock> {
@@ -227,7 +262,7 @@ mod tests {
     ) -> Vec<f64> {
         let width = matrix.inputs();
         let input = |at: usize| match matrix.grid() {
-            Grid::F32 => f64::from(floats[row * width + at]),
+            Grid::F32 | Grid::F16 | Grid::Bf16 => f64::from(floats[row * width + at]),
             _ => {
                 let block = &blocks[row * width.div_ceil(BLOCK) + at / BLOCK];
                 f64::from(block.steps[at % BLOCK]) * f64::from(block.scale)

@@ -1,6 +1,6 @@
 //! Sixteen numbers side by side, in whatever vectors the processor has.
 
-use half::f16;
+use half::{bf16, f16};
 
 /// Numbers of a vector, however many registers it takes.
 pub(super) const LANES: usize = 16;
@@ -24,13 +24,20 @@ pub(super) trait Lanes: Copy {
     type F: Copy;
     /// Sixteen 32-bit integers.
     type I: Copy;
-    /// Four unsigned bytes for each of sixteen numbers.
+    /// Four weights for each of sixteen numbers.
     type W: Copy;
+
+    /// So much less than its byte is a weight of [`load_bytes`](Self::load_bytes).
+    const LESS: i32 = 0;
 
     fn splat(self, value: f32) -> Self::F;
     fn load(self, values: &[f32; LANES]) -> Self::F;
     fn store(self, vector: Self::F, values: &mut [f32; LANES]);
     fn load_f16(self, values: &[f16; LANES]) -> Self::F;
+    fn load_bf16(self, values: &[bf16; LANES]) -> Self::F;
+    /// Begins to fetch the line of the cache that holds this value, where that can be told.
+    #[inline(always)]
+    fn prefetch(self, _value: &f16) {}
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     fn div(self, a: Self::F, b: Self::F) -> Self::F;
@@ -50,7 +57,7 @@ pub(super) trait Lanes: Copy {
     fn load_bytes(self, bytes: &Bytes) -> Self::W;
     /// The low and the high halves of the bytes.
     fn nibbles(self, bytes: &Bytes) -> (Self::W, Self::W);
-    /// Adds to each sum the products of its four bytes and the four inputs, which are not -128.
+    /// Adds to each sum the products of its four weights and the four inputs, which are not -128.
     fn dot(self, sums: Self::I, weights: Self::W, inputs: [i8; 4]) -> Self::I;
 }
 
@@ -78,6 +85,10 @@ impl Lanes for Portable {
     #[inline(always)]
     fn load_f16(self, values: &[f16; LANES]) -> Self::F {
         values.map(f16::to_f32)
+    }
+    #[inline(always)]
+    fn load_bf16(self, values: &[bf16; LANES]) -> Self::F {
+        values.map(|value| f32::from_bits(u32::from(value.to_bits()) << 16))
     }
     #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {

@@ -1,9 +1,12 @@
 //! A LLaMA on packed weights: what it holds, and a step of it.
 
+use std::ops::Range;
 use std::sync::{Mutex, PoisonError};
 
+use super::attention::{SPAN, partial_size};
 use super::cache::{OpenPages, PackedCache, Sizes};
 use super::kernels::Level;
+use super::lanes::LANES;
 use super::matrix::{BLOCK, InputBlock, PackedMatrix};
 use super::part::{Own, Part};
 use super::shared::Shared;
@@ -40,7 +43,8 @@ pub struct PackedLlama {
     /// The rotation of each pair of dimensions, in radians a position.
     frequencies: Vec<f32>,
     pub(super) level: Level,
-    scratch: Mutex<Scratch>,
+    /// One for each caller that is at work.
+    scratch: Mutex<Vec<Scratch>>,
 }
 
 #[derive(Debug)]
@@ -96,6 +100,7 @@ struct Scratch {
     mixed: Vec<f32>,
     gated: Vec<f32>,
     gated_blocks: Vec<InputBlock>,
+    partials: Vec<f32>,
     last: Vec<f32>,
     last_blocks: Vec<InputBlock>,
     own: Vec<Own>,
@@ -117,9 +122,11 @@ pub(super) struct Step<'a> {
     sin: Vec<f32>,
     /// The places whose logits are wanted.
     pub(super) wanted: &'a [usize],
-    /// Each thread takes rows of its own through all layers; otherwise all threads have all rows, and
-    /// share out the outputs of each product.
-    pub(super) by_rows: bool,
+    pub(super) sharing: Sharing,
+    /// Where threads share out spans, all of them.
+    pub(super) spans: Vec<Span>,
+    /// What queries come to in each span.
+    pub(super) partials: Shared<f32>,
     pub(super) projected: Shared<f32>,
     pub(super) attended: Shared<f32>,
     pub(super) mixed: Shared<f32>,
@@ -131,15 +138,50 @@ pub(super) struct Step<'a> {
     pub(super) own: Shared<Own>,
 }
 
+/// How threads share out a step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Sharing {
+    /// Each takes rows of its own through all layers.
+    Rows,
+    /// All have all rows, and share out the outputs of each product and the heads of attention.
+    Heads,
+    /// The same, but for the positions of each head, too.
+    Spans,
+}
+
+/// Some positions of a sequence.
+#[derive(Debug)]
+pub(super) struct Span {
+    pub(super) sequence: usize,
+    /// Which of the sequence's spans it is.
+    pub(super) number: usize,
+    /// The rows of all spans before it.
+    pub(super) first_row: usize,
+}
+
 /// Tokens of a step from which on each thread takes rows of its own: the weights are then read more often,
 /// and threads wait for each other once a layer instead of five times.
 const BY_ROWS: usize = 64;
+
+/// Heads for each thread from which on it does not matter that they cannot be shared out evenly.
+const EVEN: usize = 4;
 
 /// Products of a weight and an input in a step up to which one thread does it alone: threads would wait for
 /// each other longer than they compute.
 const ALONE: usize = 16 << 20;
 
 impl Step<'_> {
+    pub(super) fn by_rows(&self) -> bool {
+        self.sharing == Sharing::Rows
+    }
+
+    /// The rows of a sequence.
+    pub(super) fn rows_of(&self, sequence: usize) -> Range<usize> {
+        let before = |place: &Place| place.sequence < sequence;
+        let start = self.places.partition_point(before);
+        start..start + self.places[start..].partition_point(|place| place.sequence == sequence)
+    }
+
     /// Cosines and sines of a row's position.
     pub(super) fn rotation(&self, row: usize) -> (&[f32], &[f32]) {
         let half = self.cos.len() / self.places.len();
@@ -191,7 +233,8 @@ impl PackedLlama {
     /// vocabulary behind those at the places `wanted`, one after the other. Places are counted through all
     /// pieces.
     ///
-    /// Calls of several threads take turns; each uses all threads.
+    /// Steps that are worth all threads take turns with those of other callers; small ones run on the
+    /// caller's thread, side by side.
     ///
     /// # Errors
     ///
@@ -203,6 +246,18 @@ impl PackedLlama {
     /// When there are not so many places as is wanted.
     pub fn forward(
         &self,
+        pieces: &mut [PackedPiece<'_>],
+        wanted: &[usize],
+    ) -> Result<Vec<f32>, ModelError> {
+        let tokens: usize = pieces.iter().map(|piece| piece.tokens.len()).sum();
+        let is_small = tokens * self.config.parameter_count() < ALONE;
+        let team = if is_small { Team::alone() } else { Team::global() };
+        self.forward_by(team, pieces, wanted)
+    }
+
+    fn forward_by(
+        &self,
+        team: &Team,
         pieces: &mut [PackedPiece<'_>],
         wanted: &[usize],
     ) -> Result<Vec<f32>, ModelError> {
@@ -221,11 +276,12 @@ impl PackedLlama {
         }
         assert!(wanted.iter().all(|&place| place < places.len()), "no such place");
         let mut logits = vec![0.0; wanted.len() * self.config.vocab_size];
-        let mut scratch = self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_small = places.len() * self.config.parameter_count() < ALONE;
-        let team = if is_small { Team::alone() } else { Team::global() };
+        let kept = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut scratch = kept().pop().unwrap_or_default();
         let step = self.step(&mut scratch, (places, sequences), wanted, &mut logits, team.size());
         team.run(&|member| Part::new(self, &step, member).run());
+        drop(step);
+        kept().push(scratch);
         for piece in pieces {
             piece.cache.close(piece.tokens.len());
         }
@@ -277,6 +333,18 @@ impl PackedLlama {
         grow(&mut scratch.last, wanted.len() * hidden_size, 0.0);
         let blocks = hidden_size.div_ceil(BLOCK);
         grow(&mut scratch.last_blocks, wanted.len() * blocks, InputBlock::ZERO);
+        let spans = spans(&places);
+        let is_uneven =
+            sequences.len() * kv_heads < EVEN * threads && spans.len() > sequences.len();
+        let sharing = match () {
+            () if rows >= BY_ROWS => Sharing::Rows,
+            () if is_uneven && threads > 1 => Sharing::Spans,
+            () => Sharing::Heads,
+        };
+        let sums = spans.last().map_or(0, |last| last.first_row + rows);
+        let partial = partial_size(head_dim.next_multiple_of(LANES));
+        let partials = if sharing == Sharing::Spans { sums * heads * partial } else { 0 };
+        grow(&mut scratch.partials, partials, 0.0);
         let threads = threads.max(scratch.own.len());
         scratch.own.resize_with(threads, Own::default);
         let angles = || {
@@ -287,7 +355,9 @@ impl PackedLlama {
         Step {
             cos: angles().map(f32::cos).collect(),
             sin: angles().map(f32::sin).collect(),
-            by_rows: rows >= BY_ROWS,
+            sharing,
+            spans,
+            partials: Shared::new(&mut scratch.partials),
             places,
             sequences,
             wanted,
@@ -304,9 +374,71 @@ impl PackedLlama {
     }
 }
 
+/// The spans of all sequences that places belong to.
+fn spans(places: &[Place]) -> Vec<Span> {
+    let (mut spans, mut first_row) = (Vec::new(), 0);
+    for rows in places.chunk_by(|a, b| a.sequence == b.sequence) {
+        let positions = rows.last().map_or(0, |last| last.position + 1);
+        for number in 0..positions.div_ceil(SPAN) {
+            spans.push(Span { sequence: rows[0].sequence, number, first_row });
+            first_row += rows.len();
+        }
+    }
+    spans
+}
+
 /// At least so many values.
 pub(super) fn grow<T: Clone>(values: &mut Vec<T>, len: usize, value: T) {
     if values.len() < len {
         values.resize(len, value);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Device;
+
+    use super::*;
+    use crate::model::{Llama, RandomInit};
+    use crate::weights::PackedType;
+
+    /// However many threads there are and however they share out a step: the same bits.
+    #[test]
+    fn threads_change_nothing() {
+        let mut config = LlamaConfig::tiny(96);
+        config.max_positions = 2048;
+        let init = RandomInit { standard_deviation: 0.3, ..RandomInit::default() };
+        let model = Llama::random(&config, init, &Device::flex()).unwrap();
+        let model = model.packed(PackedType::Q8_0).unwrap();
+        let tokens: Vec<u32> = (0..500).map(|at| at * 7919 % 96).collect();
+        let read = |threads: usize| {
+            let team = Team::new(threads);
+            let (mut cache, mut found) = (model.cache(), Vec::new());
+            let mut rest = &tokens[..];
+            // By rows, and by heads or spans of few and of many positions.
+            for count in [1, 20, 100, 3, 200, 1, 63, 7, 1, 104] {
+                let (piece, others) = rest.split_at(count);
+                rest = others;
+                let all: Vec<usize> = (0..count).collect();
+                let mut fork = cache.clone();
+                let mut pieces = [PackedPiece::new(piece, &mut cache)];
+                let logits = model.forward_by(&team, &mut pieces, &all).unwrap();
+                // Beside a shorter text.
+                let mut company = model.cache();
+                let mut pieces = [
+                    PackedPiece::new(&piece[..1], &mut company),
+                    PackedPiece::new(piece, &mut fork),
+                ];
+                let beside = model.forward_by(&team, &mut pieces, &[count]).unwrap();
+                assert_eq!(logits.rchunks(96).next().unwrap(), beside);
+                found.extend(logits);
+            }
+            assert!(rest.is_empty());
+            found
+        };
+        let alone = read(1);
+        for threads in [2, 3, 5] {
+            assert_eq!(read(threads), alone, "{threads} threads");
+        }
     }
 }

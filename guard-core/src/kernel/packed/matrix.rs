@@ -1,6 +1,7 @@
 //! Matrices of weights, packed for products.
 
-use half::f16;
+use half::slice::HalfBitsSliceExt;
+use half::{bf16, f16};
 use rayon::prelude::*;
 
 use super::lanes::{Bytes, Floats, LANES};
@@ -17,6 +18,10 @@ const FOUR_LINES: usize = BLOCK / 8;
 pub(crate) enum Grid {
     /// As 32-bit floats.
     F32,
+    /// As 16-bit floats, which are computed with in 32 bits.
+    F16,
+    /// As the upper halves of 32-bit floats, in which they are computed with.
+    Bf16,
     /// In 255 steps round zero, as GGUF's `Q8_0`.
     Eight,
     /// In 16 steps from -8 on, as `Q4_0`.
@@ -37,6 +42,8 @@ pub(crate) struct PackedMatrix {
     outputs: usize,
     inputs: usize,
     floats: Vec<Floats>,
+    /// The bits of floats of 16.
+    halves: Vec<[u16; LANES]>,
     scales: Vec<Scales>,
     minima: Vec<Scales>,
     bytes: Vec<Bytes>,
@@ -85,16 +92,19 @@ impl PackedMatrix {
         let (tiles, blocks) = (outputs.div_ceil(LANES), inputs.div_ceil(BLOCK));
         let count = |is_so: bool, each: usize| if is_so { tiles * each } else { 0 };
         let lines = match grid {
-            Grid::F32 => 0,
+            Grid::F32 | Grid::F16 | Grid::Bf16 => 0,
             Grid::Eight => EIGHT_LINES,
             Grid::Four | Grid::FourMin => FOUR_LINES,
         };
+        let is_half = matches!(grid, Grid::F16 | Grid::Bf16);
+        let is_float = is_half || grid == Grid::F32;
         Self {
             grid,
             outputs,
             inputs,
             floats: vec![Floats([0.0; LANES]); count(grid == Grid::F32, inputs)],
-            scales: vec![[f16::ZERO; LANES]; count(grid != Grid::F32, blocks)],
+            halves: vec![[0; LANES]; count(is_half, inputs)],
+            scales: vec![[f16::ZERO; LANES]; count(!is_float, blocks)],
             minima: vec![[f16::ZERO; LANES]; count(grid == Grid::FourMin, blocks)],
             bytes: vec![Bytes([0; 4 * LANES]); tiles * blocks * lines],
         }
@@ -124,6 +134,7 @@ impl PackedMatrix {
     /// The memory that the weights take.
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(&self.floats[..])
+            + size_of_val(&self.halves[..])
             + size_of_val(&self.scales[..])
             + size_of_val(&self.minima[..])
             + size_of_val(&self.bytes[..])
@@ -138,6 +149,18 @@ impl PackedMatrix {
     #[inline(always)]
     pub(super) fn tile_floats(&self, tile: usize) -> &[Floats] {
         self.part(&self.floats, tile)
+    }
+
+    /// Of a matrix of 16-bit floats.
+    #[inline(always)]
+    pub(super) fn tile_f16(&self, tile: usize) -> &[[f16; LANES]] {
+        self.part(&self.halves, tile).as_flattened().reinterpret_cast().as_chunks().0
+    }
+
+    /// Of a matrix of upper halves.
+    #[inline(always)]
+    pub(super) fn tile_bf16(&self, tile: usize) -> &[[bf16; LANES]] {
+        self.part(&self.halves, tile).as_flattened().reinterpret_cast().as_chunks().0
     }
 
     #[inline(always)]
@@ -162,11 +185,13 @@ impl PackedMatrix {
             values.chunks_mut(each.max(1))
         }
         let tiles = self.tiles();
-        let (mut floats, mut scales) = (cut(&mut self.floats, tiles), cut(&mut self.scales, tiles));
+        let (mut floats, mut halves) = (cut(&mut self.floats, tiles), cut(&mut self.halves, tiles));
+        let mut scales = cut(&mut self.scales, tiles);
         let (mut minima, mut bytes) = (cut(&mut self.minima, tiles), cut(&mut self.bytes, tiles));
         (0..tiles)
             .map(|_| Piece {
                 floats: floats.next().unwrap_or_default(),
+                halves: halves.next().unwrap_or_default(),
                 scales: scales.next().unwrap_or_default(),
                 minima: minima.next().unwrap_or_default(),
                 bytes: bytes.next().unwrap_or_default(),
@@ -177,11 +202,14 @@ impl PackedMatrix {
     /// The weights of one output, as floats.
     pub(crate) fn row(&self, output: usize, out: &mut [f32]) {
         let (tile, lane) = (output / LANES, output % LANES);
-        if self.grid == Grid::F32 {
-            for (out, line) in out.iter_mut().zip(self.tile_floats(tile)) {
-                *out = line.0[lane];
-            }
-            return;
+        fn take<T>(out: &mut [f32], lines: &[T], weight: impl Fn(&T) -> f32) {
+            out.iter_mut().zip(lines).for_each(|(out, line)| *out = weight(line));
+        }
+        match self.grid {
+            Grid::F32 => return take(out, self.tile_floats(tile), |line| line.0[lane]),
+            Grid::F16 => return take(out, self.tile_f16(tile), |line| line[lane].to_f32()),
+            Grid::Bf16 => return take(out, self.tile_bf16(tile), |line| line[lane].to_f32()),
+            Grid::Eight | Grid::Four | Grid::FourMin => {}
         }
         let (bytes, scales) = (self.tile_bytes(tile), self.tile_scales(tile));
         for (block, out) in out.chunks_mut(BLOCK).enumerate() {
@@ -193,7 +221,7 @@ impl PackedMatrix {
                     f32::from(if input < BLOCK / 2 { byte & 15 } else { byte >> 4 })
                 };
                 *out = match self.grid {
-                    Grid::F32 => 0.0,
+                    Grid::F32 | Grid::F16 | Grid::Bf16 => 0.0,
                     Grid::Eight => {
                         scale * (f32::from(byte(block * EIGHT_LINES + input / 4)) - 128.0)
                     }
@@ -211,6 +239,7 @@ impl PackedMatrix {
 /// A tile in the making.
 struct Piece<'a> {
     floats: &'a mut [Floats],
+    halves: &'a mut [[u16; LANES]],
     scales: &'a mut [Scales],
     minima: &'a mut [Scales],
     bytes: &'a mut [Bytes],
@@ -223,6 +252,12 @@ impl Piece<'_> {
             Row::Floats(row) => {
                 for (line, weight) in self.floats.iter_mut().zip(row) {
                     line.0[lane] = *weight;
+                }
+                for (line, weight) in self.halves.iter_mut().zip(row) {
+                    line[lane] = match grid {
+                        Grid::F16 => f16::from_f32(*weight).to_bits(),
+                        _ => bf16::from_f32(*weight).to_bits(),
+                    };
                 }
                 row.iter().all(|weight| weight.is_finite())
             }
@@ -238,7 +273,7 @@ impl Piece<'_> {
     fn set_block(&mut self, grid: Grid, lane: usize, block: usize, steps: &Steps) {
         self.scales[block][lane] = steps.scale;
         match grid {
-            Grid::F32 => {}
+            Grid::F32 | Grid::F16 | Grid::Bf16 => {}
             Grid::Eight => {
                 let lines = &mut self.bytes[block * EIGHT_LINES..][..EIGHT_LINES];
                 for (line, four) in lines.iter_mut().zip(steps.steps.as_chunks::<4>().0) {
@@ -297,8 +332,14 @@ pub(super) mod tests {
             let [outputs, inputs] = shape;
             let weights = noise(outputs * inputs, outputs);
             // A step is the reach of the grid by its steps; Q4_0 loses half a step more at one end.
-            let grids =
-                [(Grid::F32, 0.0), (Grid::Eight, 0.005), (Grid::Four, 0.13), (Grid::FourMin, 0.07)];
+            let grids = [
+                (Grid::F32, 0.0),
+                (Grid::F16, 0.0003),
+                (Grid::Bf16, 0.002),
+                (Grid::Eight, 0.005),
+                (Grid::Four, 0.13),
+                (Grid::FourMin, 0.07),
+            ];
             for (grid, most) in grids {
                 let matrix = packed(grid, &weights, shape);
                 let mut row = vec![f32::NAN; inputs];
@@ -316,7 +357,7 @@ pub(super) mod tests {
     fn weights_take_the_memory_of_their_grid() {
         let weights = noise(64 * 64, 0);
         let bits = |grid| 8 * packed(grid, &weights, [64, 64]).bytes() / (64 * 64);
-        assert_eq!(bits(Grid::F32), 32);
+        assert_eq!([Grid::F32, Grid::F16, Grid::Bf16].map(bits), [32, 16, 16]);
         assert_eq!(packed(Grid::Eight, &weights, [64, 64]).bytes(), 64 * 64 * 34 / 32);
         assert_eq!(packed(Grid::Four, &weights, [64, 64]).bytes(), 64 * 64 * 18 / 32);
         assert_eq!(packed(Grid::FourMin, &weights, [64, 64]).bytes(), 64 * 64 * 20 / 32);

@@ -10,7 +10,9 @@
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::lanes::{Bytes, Floats, Lanes};
+use half::{bf16, f16};
+
+use super::lanes::{Bytes, Floats, LANES, Lanes};
 use super::matrix::{BLOCK, Grid, InputBlock, PackedMatrix, Scales};
 
 /// Rows of a micro-product: the sums of two tiles fill the registers.
@@ -46,7 +48,9 @@ trait Tile<'a>: Copy {
 macro_rules! by_grid {
     ($grid:expr, $function:ident::<$lanes:ty>($($argument:expr),*)) => {
         match $grid {
-            Grid::F32 => $function::<$lanes, FloatTile<'_>>($($argument),*),
+            Grid::F32 => $function::<$lanes, FloatTile<'_, Floats>>($($argument),*),
+            Grid::F16 => $function::<$lanes, FloatTile<'_, [f16; LANES]>>($($argument),*),
+            Grid::Bf16 => $function::<$lanes, FloatTile<'_, [bf16; LANES]>>($($argument),*),
             Grid::Eight => $function::<$lanes, ByteTile<'_, Eight>>($($argument),*),
             Grid::Four => $function::<$lanes, ByteTile<'_, Four>>($($argument),*),
             Grid::FourMin => $function::<$lanes, ByteTile<'_, FourMin>>($($argument),*),
@@ -198,13 +202,52 @@ fn rows_of<T, const R: usize>(all: &[T], width: usize, row: usize) -> [&[T]; R] 
     std::array::from_fn(|next| &all[(row + next) * width..][..width])
 }
 
-#[derive(Clone, Copy)]
-struct FloatTile<'a>(&'a [Floats]);
+/// Sixteen weights that stand for themselves.
+trait FloatLine: Sized {
+    fn tile(matrix: &PackedMatrix, tile: usize) -> &[Self];
+    fn load<L: Lanes>(&self, lanes: L) -> L::F;
+}
 
-impl<'a> Tile<'a> for FloatTile<'a> {
+impl FloatLine for Floats {
+    #[inline(always)]
+    fn tile(matrix: &PackedMatrix, tile: usize) -> &[Self] {
+        matrix.tile_floats(tile)
+    }
+    #[inline(always)]
+    fn load<L: Lanes>(&self, lanes: L) -> L::F {
+        lanes.load(&self.0)
+    }
+}
+
+impl FloatLine for [f16; LANES] {
+    #[inline(always)]
+    fn tile(matrix: &PackedMatrix, tile: usize) -> &[Self] {
+        matrix.tile_f16(tile)
+    }
+    #[inline(always)]
+    fn load<L: Lanes>(&self, lanes: L) -> L::F {
+        lanes.load_f16(self)
+    }
+}
+
+impl FloatLine for [bf16; LANES] {
+    #[inline(always)]
+    fn tile(matrix: &PackedMatrix, tile: usize) -> &[Self] {
+        matrix.tile_bf16(tile)
+    }
+    #[inline(always)]
+    fn load<L: Lanes>(&self, lanes: L) -> L::F {
+        lanes.load_bf16(self)
+    }
+}
+
+#[derive(Clone, Copy)]
+struct FloatTile<'a, N>(&'a [N]);
+
+impl<'a, N: FloatLine + Copy> Tile<'a> for FloatTile<'a, N> {
     #[inline(always)]
     fn of(matrix: &'a PackedMatrix, tile: usize) -> Self {
-        Self(matrix.tile_floats(tile))
+        Self(N::tile(matrix, tile))
     }
 
     #[inline(always)]
@@ -216,12 +259,12 @@ impl<'a> Tile<'a> for FloatTile<'a> {
     ) -> [[L::F; R]; T] {
         let width = tiles[0].0.len();
         let rows: [&[f32]; R] = rows_of(inputs.floats, width, row);
-        let tiles: [&[Floats]; T] = std::array::from_fn(|tile| &tiles[tile].0[..width]);
+        let tiles: [&[N]; T] = std::array::from_fn(|tile| &tiles[tile].0[..width]);
         let mut sums = [[lanes.splat(0.0); R]; T];
         for at in 0..width {
-            let mut weights = [lanes.load(&tiles[0][at].0); T];
+            let mut weights = [tiles[0][at].load(lanes); T];
             for tile in 1..T {
-                weights[tile] = lanes.load(&tiles[tile][at].0);
+                weights[tile] = tiles[tile][at].load(lanes);
             }
             for row in 0..R {
                 let input = lanes.splat(rows[row][at]);
@@ -240,6 +283,12 @@ trait ByteGrid: Copy {
     const LINES: usize;
     /// So much less than its byte or half-byte is a weight, in steps; 0 where there are minima.
     const OFFSET: i32;
+
+    /// The same for a weight as the lanes have it.
+    #[inline(always)]
+    fn offset<L: Lanes>() -> i32 {
+        Self::OFFSET
+    }
 
     /// Adds the products of a block with each row's.
     fn dots<L: Lanes, const R: usize, const T: usize>(
@@ -292,7 +341,7 @@ impl<'a, G: ByteGrid> Tile<'a> for ByteTile<'a, G> {
                 std::array::from_fn(|tile| &bytes[tile][block * G::LINES..][..G::LINES]);
             let mut first = [lanes.splat_i32(0); R];
             for row in 0..R {
-                first[row] = lanes.splat_i32(-G::OFFSET * inputs[row].sum);
+                first[row] = lanes.splat_i32(-G::offset::<L>() * inputs[row].sum);
             }
             let mut dots = [first; T];
             G::dots::<L, R, T>(lanes, bytes, inputs, &mut dots);
@@ -324,6 +373,11 @@ fn four_inputs(block: &InputBlock, at: usize) -> [i8; 4] {
 impl ByteGrid for Eight {
     const LINES: usize = BLOCK / 4;
     const OFFSET: i32 = 128;
+
+    #[inline(always)]
+    fn offset<L: Lanes>() -> i32 {
+        Self::OFFSET - L::LESS
+    }
 
     #[inline(always)]
     fn dots<L: Lanes, const R: usize, const T: usize>(

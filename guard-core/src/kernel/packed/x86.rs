@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use half::f16;
+use half::{bf16, f16};
 
 use super::lanes::{Bytes, LANES, Lanes};
 
@@ -44,6 +44,17 @@ impl Lanes for Avx512 {
     #[inline(always)]
     fn load_f16(self, values: &[f16; LANES]) -> Self::F {
         unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn load_bf16(self, values: &[bf16; LANES]) -> Self::F {
+        unsafe {
+            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(values.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
+        }
+    }
+    #[inline(always)]
+    fn prefetch(self, value: &f16) {
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) }
     }
     #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {
@@ -167,6 +178,20 @@ macro_rules! in_two_registers {
                     let at = values.as_ptr().cast::<__m128i>();
                     [_mm256_cvtph_ps(_mm_loadu_si128(at)), _mm256_cvtph_ps(_mm_loadu_si128(at.add(1)))]
                 }
+            }
+            #[inline(always)]
+            fn load_bf16(self, values: &[bf16; LANES]) -> Self::F {
+                unsafe {
+                    let at = values.as_ptr().cast::<__m128i>();
+                    let wide = [_mm_loadu_si128(at), _mm_loadu_si128(at.add(1))];
+                    let wide = [_mm256_cvtepu16_epi32(wide[0]), _mm256_cvtepu16_epi32(wide[1])];
+                    let wide = [_mm256_slli_epi32::<16>(wide[0]), _mm256_slli_epi32::<16>(wide[1])];
+                    [_mm256_castsi256_ps(wide[0]), _mm256_castsi256_ps(wide[1])]
+                }
+            }
+            #[inline(always)]
+            fn prefetch(self, value: &f16) {
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) }
             }
             #[inline(always)]
             fn add(self, a: Self::F, b: Self::F) -> Self::F {

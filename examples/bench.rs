@@ -1,0 +1,295 @@
+//! Measures a model on this machine: reading, writing, verdicts a second, latency and memory.
+//!
+//! cargo run --release --example bench -- --requests 200
+
+use std::collections::BTreeMap;
+use std::fs::read_to_string;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Parser;
+use guard_examples::lines::{self, Outcome};
+use guard_examples::model::{JudgeArguments, ModelArguments};
+use guard_examples::progress;
+use guard_infer::{
+    Exchange, GenerateOptions, Guard, GuardError, GuardFormat, JudgeOptions, LlamaGuard,
+    ReasoningMode, TextGenerator, Usage,
+};
+use indicatif::ProgressBar;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// Measure the speed of a model on this machine.
+///
+/// Reading (prefill) and writing (decode) are medians over all repetitions, one text at a time and without
+/// guesses ahead. Verdicts are those of the guard as it is used, asked by so many callers at once. The
+/// number of threads is that of the processor, or what RAYON_NUM_THREADS says.
+#[derive(Parser)]
+struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    #[command(flatten)]
+    judge: JudgeArguments,
+    /// Lengths of the prompts that are read; 0 measures no reading.
+    #[arg(long, value_delimiter = ',', default_value = "128,602,2000")]
+    prompt_tokens: Vec<usize>,
+    /// Depths behind which tokens are written.
+    #[arg(long, value_delimiter = ',', default_value = "1,600,2000")]
+    depths: Vec<usize>,
+    /// How many tokens are written at each depth; 0 measures no writing.
+    #[arg(long, default_value_t = 64)]
+    decode_tokens: usize,
+    /// How often each is repeated, at least once.
+    #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..))]
+    repetitions: u16,
+    /// How many exchanges are judged; 0 judges none.
+    #[arg(long, default_value_t = 50)]
+    requests: usize,
+    /// In the place of verdicts, texts of exactly so many tokens behind the guard's prompts, whatever the
+    /// model wants to say: for comparisons with other engines.
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
+    fixed_tokens: Option<u16>,
+    /// How many callers ask at once.
+    #[arg(long, value_delimiter = ',', default_value = "1,4,16")]
+    concurrency: Vec<usize>,
+    /// JSON lines of {"prompt": ..., "response": ...} to judge. Default: some of a made-up bank.
+    #[arg(long)]
+    input: Option<PathBuf>,
+    /// Print the figures as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// An exchange; all else in its line is left aside.
+#[derive(Deserialize)]
+struct Item {
+    prompt: String,
+    response: Option<String>,
+}
+
+/// What was measured. Rates are by the number of tokens or callers.
+#[derive(Serialize)]
+struct Report {
+    model: String,
+    packed: String,
+    threads: usize,
+    prefill_tokens_per_second: BTreeMap<usize, f64>,
+    decode_tokens_per_second: BTreeMap<usize, f64>,
+    verdicts: BTreeMap<usize, Verdicts>,
+    /// The most memory that the program held at once, where the system tells.
+    peak_memory_bytes: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Verdicts {
+    mode: String,
+    requests: usize,
+    verdicts_per_second: f64,
+    tokens_read: usize,
+    tokens_written: usize,
+    latency_p50_ms: f64,
+    latency_p95_ms: f64,
+    latency_p99_ms: f64,
+}
+
+fn main() -> ExitCode {
+    match run(&Arguments::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => lines::fail(error.as_ref()),
+    }
+}
+
+fn run(arguments: &Arguments) -> Outcome<()> {
+    let exchanges = exchanges(arguments)?;
+    let guard = arguments.judge.guard(&arguments.model.model, &arguments.model.place)?;
+    let steps = arguments.prompt_tokens.len() + arguments.depths.len();
+    let judged = arguments.concurrency.len() * exchanges.len();
+    let bar = progress::bar(0, steps * usize::from(arguments.repetitions) + judged);
+    let speed = |prompt: usize, written: usize, writes: bool| -> Outcome<Option<f64>> {
+        let context = guard.generator().config().max_positions;
+        if prompt + written > context {
+            bar.inc(arguments.repetitions.into());
+            bar.suspend(|| eprintln!("{prompt} tokens are left out: the context has {context}"));
+            return Ok(None);
+        }
+        let mut seconds = Vec::new();
+        for _ in 0..arguments.repetitions {
+            let timing = guard.generator().time(prompt, written)?;
+            seconds.push(if writes { timing.decode } else { timing.prefill }.as_secs_f64());
+            bar.inc(1);
+        }
+        let tokens = if writes { written } else { prompt } as f64;
+        Ok(percentile(&mut seconds, 0.5).map(|seconds| tokens / seconds))
+    };
+    let mut report = Report {
+        model: arguments.model.model.to_string(),
+        packed: arguments.model.place.packed.to_string(),
+        threads: threads(),
+        prefill_tokens_per_second: BTreeMap::new(),
+        decode_tokens_per_second: BTreeMap::new(),
+        verdicts: BTreeMap::new(),
+        peak_memory_bytes: None,
+    };
+    for &length in arguments.prompt_tokens.iter().filter(|&&length| length > 0) {
+        report.prefill_tokens_per_second.extend(speed(length, 0, false)?.map(|s| (length, s)));
+    }
+    if arguments.decode_tokens > 0 {
+        for &depth in &arguments.depths {
+            let found = speed(depth.max(1), arguments.decode_tokens, true)?;
+            report.decode_tokens_per_second.extend(found.map(|speed| (depth, speed)));
+        }
+    }
+    let asked = Asked::new(guard, arguments);
+    for &callers in arguments.concurrency.iter().filter(|_| !exchanges.is_empty()) {
+        report.verdicts.insert(callers, ask(&asked, &exchanges, callers.max(1), &bar)?);
+    }
+    bar.finish_and_clear();
+    report.peak_memory_bytes = peak_memory();
+    match arguments.json {
+        true => println!("{}", serde_json::to_string(&report)?),
+        false => show(&report),
+    }
+    Ok(())
+}
+
+fn exchanges(arguments: &Arguments) -> Outcome<Vec<Exchange>> {
+    const BANK: &str = include_str!("data/bank_test.jsonl");
+    let items: Vec<Item> = match &arguments.input {
+        Some(path) => {
+            let lines = lines::read::<Value>(path)?.into_iter();
+            let item = |line: lines::Line<Value>| -> Outcome<Item> {
+                Ok(serde_json::from_value(line.record?)?)
+            };
+            let named = |error| format!("{}: {error}", path.display());
+            lines.map(item).collect::<Outcome<_>>().map_err(named)?
+        }
+        None => BANK.lines().map(serde_json::from_str).collect::<Result<_, _>>()?,
+    };
+    let exchange = |item: &Item| match &item.response {
+        Some(response) => Exchange::pair(&item.prompt, response),
+        None => Exchange::prompt(&item.prompt),
+    };
+    Ok(items.iter().map(exchange).cycle().take(arguments.requests).collect())
+}
+
+/// What answers a caller.
+struct Asked {
+    guard: LlamaGuard,
+    judge: JudgeOptions,
+    /// Texts of this kind, and no verdicts.
+    fixed: Option<GenerateOptions>,
+}
+
+impl Asked {
+    fn new(guard: LlamaGuard, arguments: &Arguments) -> Self {
+        let judge = arguments.judge.options();
+        let Some(tokens) = arguments.fixed_tokens else {
+            return Self { guard, judge, fixed: None };
+        };
+        let options = GenerateOptions::default().with_max_tokens(tokens.into());
+        let (generator, format) = guard.into_inner();
+        let guard = LlamaGuard::new("bench", generator.with_end_tokens([]), format);
+        Self { guard, judge, fixed: Some(options.with_repetition(None)) }
+    }
+
+    /// What one exchange cost.
+    fn ask(&self, exchange: &Exchange) -> Result<Usage, GuardError> {
+        let Some(options) = &self.fixed else {
+            let mut verdicts = self.guard.judge(std::slice::from_ref(exchange), &self.judge);
+            return Ok(verdicts.remove(0)?.usage);
+        };
+        let calls = self.guard.format().plan(exchange, ReasoningMode::Full)?;
+        let prompts: Vec<_> = calls.into_iter().map(|call| call.prompt).collect();
+        let texts = self.guard.generator().generate(&prompts, options);
+        let mut usage = Usage::default();
+        for text in texts {
+            usage = text?.iter().fold(usage, |usage, text| usage.then(text.usage));
+        }
+        Ok(usage)
+    }
+}
+
+/// Has callers ask about the exchanges one by one, each about the next one that nobody has.
+fn ask(
+    asked: &Asked,
+    exchanges: &[Exchange],
+    callers: usize,
+    bar: &ProgressBar,
+) -> Outcome<Verdicts> {
+    let next = AtomicUsize::new(0);
+    let started = Instant::now();
+    let caller = || -> Result<Vec<(Duration, Usage)>, String> {
+        let mut costs = Vec::new();
+        while let Some(exchange) = exchanges.get(next.fetch_add(1, Ordering::Relaxed)) {
+            let started = Instant::now();
+            let usage = asked.ask(exchange).map_err(|error| lines::chain(&error))?;
+            costs.push((started.elapsed(), usage));
+            bar.inc(1);
+        }
+        Ok(costs)
+    };
+    let costs: Result<Vec<_>, String> = std::thread::scope(|scope| {
+        let callers: Vec<_> = (0..callers).map(|_| scope.spawn(caller)).collect();
+        let panicked = |_| Err("a caller panicked".to_owned());
+        callers.into_iter().map(|caller| caller.join().unwrap_or_else(panicked)).collect()
+    });
+    let (costs, seconds) = (costs?.concat(), started.elapsed().as_secs_f64());
+    let mut latency: Vec<f64> = costs.iter().map(|cost| cost.0.as_secs_f64() * 1e3).collect();
+    let mut at = |share| percentile(&mut latency, share).unwrap_or(0.0);
+    Ok(Verdicts {
+        mode: match asked.fixed {
+            Some(_) => "fixed".to_owned(),
+            None => asked.judge.mode.to_string(),
+        },
+        requests: costs.len(),
+        verdicts_per_second: costs.len() as f64 / seconds,
+        tokens_read: costs.iter().map(|cost| cost.1.prompt_tokens).sum(),
+        tokens_written: costs.iter().map(|cost| cost.1.completion_tokens).sum(),
+        latency_p50_ms: at(0.5),
+        latency_p95_ms: at(0.95),
+        latency_p99_ms: at(0.99),
+    })
+}
+
+/// The least of the values that a share of them does not exceed.
+fn percentile(values: &mut [f64], share: f64) -> Option<f64> {
+    values.sort_by(f64::total_cmp);
+    let at = (values.len() as f64 * share).ceil() as usize;
+    values.get(at.saturating_sub(1)).copied()
+}
+
+fn threads() -> usize {
+    let told = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
+    told.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get()))
+}
+
+fn peak_memory() -> Option<u64> {
+    let status = read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let kilobytes: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kilobytes * 1024)
+}
+
+fn show(report: &Report) {
+    println!("{}, packed {}, {} threads", report.model, report.packed, report.threads);
+    for (length, speed) in &report.prefill_tokens_per_second {
+        println!("  read {length:>6} tokens     {speed:>9.1} tokens / s");
+    }
+    for (depth, speed) in &report.decode_tokens_per_second {
+        println!("  write behind {depth:>6}   {speed:>9.1} tokens / s");
+    }
+    for (callers, verdicts) in &report.verdicts {
+        let Verdicts { mode, requests, verdicts_per_second: rate, tokens_written, .. } = verdicts;
+        let [p50, p95, p99] =
+            [verdicts.latency_p50_ms, verdicts.latency_p95_ms, verdicts.latency_p99_ms];
+        println!(
+            "  {callers:>3} callers, {mode}: {rate:.2} verdicts / s; p50 {p50:.1}, p95 {p95:.1}, p99 \
+             {p99:.1} ms; {requests} verdicts, {tokens_written} tokens written"
+        );
+    }
+    if let Some(bytes) = report.peak_memory_bytes {
+        println!("  peak memory {:.1} MB", bytes as f64 / 1e6);
+    }
+}
