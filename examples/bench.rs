@@ -12,14 +12,13 @@ use std::time::{Duration, Instant};
 use clap::Parser;
 use guard_examples::lines::{self, Outcome};
 use guard_examples::model::{JudgeArguments, ModelArguments};
-use guard_examples::progress;
+use guard_examples::{progress, sources};
 use guard_infer::{
     Exchange, GenerateOptions, Guard, GuardError, GuardFormat, JudgeOptions, LlamaGuard,
     ReasoningMode, TextGenerator, Usage,
 };
 use indicatif::ProgressBar;
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
 
 /// Measure the speed of a model on this machine.
 ///
@@ -48,7 +47,7 @@ struct Arguments {
     #[arg(long, default_value_t = 50)]
     requests: usize,
     /// In the place of verdicts, texts of exactly so many tokens behind the guard's prompts, whatever the
-    /// model wants to say: for comparisons with other engines.
+    /// model wants to say: for comparisons with other engines. Guesses ahead are made as ever.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     fixed_tokens: Option<u16>,
     /// How many callers ask at once.
@@ -60,13 +59,6 @@ struct Arguments {
     /// Print the figures as JSON.
     #[arg(long)]
     json: bool,
-}
-
-/// An exchange; all else in its line is left aside.
-#[derive(Deserialize)]
-struct Item {
-    prompt: String,
-    response: Option<String>,
 }
 
 /// What was measured. Rates are by the number of tokens or callers.
@@ -102,7 +94,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {
-    let exchanges = exchanges(arguments)?;
+    let exchanges = sources::exchanges(arguments.input.as_deref(), arguments.requests)?;
     let guard = arguments.judge.guard(&arguments.model.model, &arguments.model.place)?;
     let steps = arguments.prompt_tokens.len() + arguments.depths.len();
     let judged = arguments.concurrency.len() * exchanges.len();
@@ -152,26 +144,6 @@ fn run(arguments: &Arguments) -> Outcome<()> {
         false => show(&report),
     }
     Ok(())
-}
-
-fn exchanges(arguments: &Arguments) -> Outcome<Vec<Exchange>> {
-    const BANK: &str = include_str!("data/bank_test.jsonl");
-    let items: Vec<Item> = match &arguments.input {
-        Some(path) => {
-            let lines = lines::read::<Value>(path)?.into_iter();
-            let item = |line: lines::Line<Value>| -> Outcome<Item> {
-                Ok(serde_json::from_value(line.record?)?)
-            };
-            let named = |error| format!("{}: {error}", path.display());
-            lines.map(item).collect::<Outcome<_>>().map_err(named)?
-        }
-        None => BANK.lines().map(serde_json::from_str).collect::<Result<_, _>>()?,
-    };
-    let exchange = |item: &Item| match &item.response {
-        Some(response) => Exchange::pair(&item.prompt, response),
-        None => Exchange::prompt(&item.prompt),
-    };
-    Ok(items.iter().map(exchange).cycle().take(arguments.requests).collect())
 }
 
 /// What answers a caller.
@@ -262,7 +234,8 @@ fn percentile(values: &mut [f64], share: f64) -> Option<f64> {
 
 fn threads() -> usize {
     let told = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
-    told.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get()))
+    told.filter(|&threads| threads > 0)
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get()))
 }
 
 fn peak_memory() -> Option<u64> {

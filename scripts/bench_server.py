@@ -35,6 +35,13 @@ class Server:
         self.process = subprocess.Popen(command, stdout=self.log, stderr=subprocess.STDOUT)
 
     def __enter__(self):
+        try:
+            return self.wait()
+        except BaseException:
+            self.process.kill()
+            raise
+
+    def wait(self):
         while self.process.poll() is None:
             try:
                 self.version = self.ask("/props")["build_info"]
@@ -104,6 +111,8 @@ def main():
     options = parser.parse_args()
     with open(options.prompts) as lines:
         prompts = [json.loads(line)["prompt"] for line in lines][: options.limit]
+    if len(prompts) < 2:
+        parser.error("at least two prompts are needed")
     for concurrency in options.concurrency:
         measure(options, prompts, concurrency)
 

@@ -6,8 +6,9 @@ use std::path::Path;
 use clap::Args;
 use guard_infer::guard_core::burn::tensor::Device;
 use guard_infer::{
-    BuildError, DeviceName, GuardSettings, JudgeMode, JudgeOptions, Llama, LlamaGenerator,
-    LlamaGuard, LoadOptions, PackedType, PromptStyle, SaveOptions, Tokenizer, read_settings,
+    BuildError, DeviceName, GuardBuilder, GuardSettings, JudgeMode, JudgeOptions, Llama,
+    LlamaGenerator, LlamaGuard, LoadOptions, PackedType, PromptStyle, SaveOptions, Tokenizer,
+    read_settings,
 };
 use tempfile::NamedTempFile;
 
@@ -126,15 +127,18 @@ impl JudgeArguments {
         model: &ModelName,
         place: &DeviceArguments,
     ) -> Result<LlamaGuard, BuildError> {
-        let mut builder =
+        let builder = self.builder(model, place);
+        if self.mode == JudgeMode::Reason { builder.build() } else { builder.scores().build() }
+    }
+
+    /// The same before it is built.
+    pub fn builder(&self, model: &ModelName, place: &DeviceArguments) -> GuardBuilder {
+        let builder =
             model.builder().device(place.device).packed(place.packed).max_rows(place.rows());
-        if let Some(style) = self.style {
-            builder = builder.prompt_style(style);
+        match self.style {
+            Some(style) => builder.prompt_style(style),
+            None => builder,
         }
-        if self.mode != JudgeMode::Reason {
-            builder = builder.scores();
-        }
-        builder.build()
     }
 
     /// The options of each call.

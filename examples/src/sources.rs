@@ -8,7 +8,10 @@ use guard_data::{
 };
 use guard_eval::{BENCHMARKS, Dataset, benchmark};
 
-use crate::lines::Outcome;
+use guard_infer::Exchange;
+use serde::Deserialize;
+
+use crate::lines::{self, Line, Outcome};
 
 /// Opens a set of samples: `samples` (JSON lines), `traces`, or the name of a training set.
 ///
@@ -27,6 +30,37 @@ pub fn open(source: &str, path: &Path) -> Outcome<Box<dyn SampleSource>> {
             );
         }
     })
+}
+
+/// An exchange; all else in its line is left aside.
+#[derive(Deserialize)]
+struct Item {
+    prompt: String,
+    response: Option<String>,
+}
+
+/// So many exchanges from a file of JSON lines of {"prompt": ..., "response": ...}, again and again where there are
+/// fewer. Without a file, some of a made-up bank.
+///
+/// # Errors
+///
+/// When the file cannot be read, or a line is no exchange.
+pub fn exchanges(path: Option<&Path>, count: usize) -> Outcome<Vec<Exchange>> {
+    const BANK: &str = include_str!("../data/bank_test.jsonl");
+    let items: Vec<Item> = match path {
+        Some(path) => {
+            let of_line = |line: Line<Item>| {
+                line.record.map_err(|error| format!("{}: {error}", path.display()).into())
+            };
+            lines::read(path)?.into_iter().map(of_line).collect::<Outcome<_>>()?
+        }
+        None => BANK.lines().map(serde_json::from_str).collect::<Result<_, _>>()?,
+    };
+    let exchange = |item: &Item| match &item.response {
+        Some(response) => Exchange::pair(&item.prompt, response),
+        None => Exchange::prompt(&item.prompt),
+    };
+    Ok(items.iter().map(exchange).cycle().take(count).collect())
 }
 
 /// The first samples of a source.

@@ -4,6 +4,7 @@
 mod support;
 
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 use support::{ends_with, example, succeeds, tiny};
@@ -187,6 +188,44 @@ fn the_small_guard_needs_no_model() {
     assert!(succeeds(example("export_gguf").args(export)).contains("bits each"));
     let named = ends_with(2, example("moderate").args(["--model", "none", "--prompt", "hi"]));
     assert!(named.contains("none"), "{named}");
+}
+
+/// The JSON among what an example prints.
+fn report(command: &mut Command) -> Value {
+    let text = succeeds(command);
+    serde_json::from_str(text.lines().find(|line| line.starts_with('{')).unwrap()).unwrap()
+}
+
+#[test]
+fn speed_and_agreement_are_measured() {
+    let mut bench = example("bench");
+    bench.args(["--device", "cpu", "--requests", "6", "--concurrency", "1,3", "--mode", "verdict"]);
+    bench.args(["--prompt-tokens", "0,16", "--depths", "1,9000", "--decode-tokens", "2"]);
+    let measured = report(bench.arg("--json"));
+    let speeds = |key: &str| measured[key].as_object().unwrap().clone();
+    let speed = |key, at: &str| speeds(key)[at].as_f64().unwrap();
+    assert!(speed("prefill_tokens_per_second", "16") > 0.0);
+    assert!(speed("decode_tokens_per_second", "1") > 0.0);
+    // What the context does not hold, and what is not asked for, is not there.
+    assert_eq!(speeds("prefill_tokens_per_second").len(), 1);
+    assert_eq!(speeds("decode_tokens_per_second").len(), 1);
+    for callers in ["1", "3"] {
+        let verdicts = &speeds("verdicts")[callers];
+        assert_eq!((&verdicts["requests"], &verdicts["tokens_written"]), (&6.into(), &0.into()));
+        assert!(verdicts["latency_p99_ms"].as_f64() >= verdicts["latency_p50_ms"].as_f64());
+    }
+    let mut fixed = example("bench");
+    fixed.args(["--device", "cpu", "--requests", "2", "--concurrency", "2", "--fixed-tokens", "7"]);
+    fixed.args(["--prompt-tokens", "0", "--decode-tokens", "0", "--json"]);
+    assert_eq!(report(&mut fixed)["verdicts"]["2"]["tokens_written"], 14);
+
+    let mut agreement = example("agreement");
+    agreement.args(["--device", "cpu", "--requests", "3", "--max-tokens", "9", "--json"]);
+    let same = report(&mut agreement);
+    assert_eq!((&same["equal_texts"], &same["equal_labels"]), (&3.into(), &same["labels"]));
+    assert_eq!(same["perplexity"][0], same["perplexity"][1]);
+    let other = tiny().to_str().unwrap().to_owned();
+    assert_eq!(report(agreement.args(["--other", &other]))["equal_texts"], 0);
 }
 
 #[test]

@@ -41,16 +41,26 @@ pub trait GuardFormat: Send + Sync {
         Vec::new()
     }
 
-    /// When a text in answer to the call is whole. Where its answers are `scored`, they are compared
-    /// behind it, and it is whole with the reasoning on which they rest. Default: only the model knows.
+    /// When a text in answer to the call is whole, given where its answers are taken from. Default: only the
+    /// model knows.
     fn stop(
         &self,
         _exchange: &Exchange,
         _call: &Call,
-        _scored: bool,
+        _answers: AnswerSource,
     ) -> Option<Arc<dyn StopCondition>> {
         None
     }
+}
+
+/// Where the answers of a guard are taken from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AnswerSource {
+    /// From what the model writes: a text is whole with its answers.
+    Text,
+    /// From the probabilities of the possible [`answers`](GuardFormat::answers) behind what it writes: a text
+    /// is whole with the reasoning on which they rest.
+    Scores,
 }
 
 /// One question to a model.
@@ -183,11 +193,16 @@ impl GuardFormat for GuardReasonerFormat {
         answers
     }
 
-    fn stop(&self, exchange: &Exchange, _: &Call, scored: bool) -> Option<Arc<dyn StopCondition>> {
-        match scored {
-            true => Some(Arc::new(WholeReasoning { last: self.last_task(exchange) })),
-            false => Some(Self::whole_output()),
-        }
+    fn stop(
+        &self,
+        exchange: &Exchange,
+        _: &Call,
+        answers: AnswerSource,
+    ) -> Option<Arc<dyn StopCondition>> {
+        Some(match answers {
+            AnswerSource::Scores => Arc::new(WholeReasoning { last: self.last_task(exchange) }),
+            AnswerSource::Text => Self::whole_output(),
+        })
     }
 }
 
@@ -317,14 +332,14 @@ mod tests {
             (early, &pair, "Answers:\n"),
         ] {
             let call = format.plan(exchange, ReasoningMode::Full).unwrap().remove(0);
-            let stop = format.stop(exchange, &call, true).unwrap();
+            let stop = format.stop(exchange, &call, AnswerSource::Scores).unwrap();
             let at = (0..=text.len()).find(|&at| stop.is_complete(0, &text[..at])).unwrap();
             assert_eq!(at, text.find(end).unwrap() + end.len());
             // What was written and what follows it have the same answers.
             let short = format.answers(exchange, &call, &text[..at]);
             assert_eq!(short, format.answers(exchange, &call, &text));
             assert_eq!(short[0].text.contains("# Task 3"), end == "Answers:\n");
-            let whole = format.stop(exchange, &call, false).unwrap();
+            let whole = format.stop(exchange, &call, AnswerSource::Text).unwrap();
             assert_eq!(
                 (0..=text.len()).find(|&at| whole.is_complete(0, &text[..at])),
                 Some(text.len())

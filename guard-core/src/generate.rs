@@ -103,6 +103,9 @@ impl Default for RepetitionStop {
 /// Looks at the text generated so far and says whether it is whole.
 ///
 /// This is how a format ends generation without the engine knowing the format.
+///
+/// An engine may work for several callers on one of their threads, and all of them wait for what is done here: it
+/// must not block, nor call the generator that calls it. A panic fails the text.
 pub trait StopCondition: Send + Sync {
     /// Whether nothing more is wanted after this text, which continues the call's prompt of this number.
     /// Called after each piece of new text.

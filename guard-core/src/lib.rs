@@ -29,7 +29,7 @@ mod visible;
 mod weights;
 
 pub use exchange::{Exchange, ExchangeError, Message, Role};
-pub use format::{Call, FormatError, GuardFormat, GuardReasonerFormat};
+pub use format::{AnswerSource, Call, FormatError, GuardFormat, GuardReasonerFormat};
 pub use generate::{
     Cancel, Completed, Finish, GenerateOptions, Limits, OptionsError, RepetitionStop, Sampling,
     StopCondition, TextGenerator, Usage,

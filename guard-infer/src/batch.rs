@@ -28,7 +28,7 @@ pub(crate) struct Prefilled<'a> {
 
 /// A prompt of a group.
 #[derive(Clone, Copy)]
-pub(crate) struct Asked<'a> {
+pub(crate) struct GroupPrompt<'a> {
     /// Its number in the call.
     pub(crate) number: usize,
     pub(crate) ids: &'a [u32],
@@ -37,7 +37,7 @@ pub(crate) struct Asked<'a> {
 impl<'a> Batch<'a> {
     /// Continues each prompt as often as the options say. All samples of a prompt share its
     /// prefill, and at most `max_rows` of them are written side by side.
-    pub(crate) fn run(&self, prompts: &[Asked<'_>]) -> Vec<Completions> {
+    pub(crate) fn run(&self, prompts: &[GroupPrompt<'_>]) -> Vec<Completions> {
         let ids: Vec<&[u32]> = prompts.iter().map(|prompt| prompt.ids).collect();
         let width = ids.iter().map(|ids| ids.len()).max().unwrap_or(0);
         let rows = self.model.rows(prompts.len(), width + 1);
@@ -47,7 +47,8 @@ impl<'a> Batch<'a> {
             Err(error) => return vec![Err(error); prompts.len()],
         };
         let samples = self.call.options.samples;
-        let row = |prompt: Asked<'_>, sample| self.call.row(prompt.number, prompt.ids, sample);
+        let row =
+            |prompt: GroupPrompt<'_>, sample| self.call.row(prompt.number, prompt.ids, sample);
         if samples == 1 {
             let rows = prompts.iter().map(|&prompt| row(prompt, 0)).collect();
             let completed = self.decode(rows, read, logits);
@@ -171,7 +172,8 @@ mod tests {
         };
         let batch = Batch { model: &model, call: &call, max_rows: 4, prefill_tokens: 8 };
         let ids: Vec<u32> = (0..20).collect();
-        let asked = [Asked { number: 0, ids: &ids }, Asked { number: 1, ids: &ids[..10] }];
+        let asked =
+            [GroupPrompt { number: 0, ids: &ids }, GroupPrompt { number: 1, ids: &ids[..10] }];
         for completions in batch.run(&asked) {
             let completions = completions.unwrap();
             assert_eq!(completions.len(), 2);

@@ -41,6 +41,8 @@ pub struct GuardBuilder {
     max_prompt_tokens: usize,
     #[cfg(feature = "flex")]
     phrases: Option<Vec<String>>,
+    #[cfg(feature = "flex")]
+    max_waiting: Option<usize>,
 }
 
 /// Where a model comes from.
@@ -133,6 +135,8 @@ impl GuardBuilder {
             max_prompt_tokens: usize::MAX,
             #[cfg(feature = "flex")]
             phrases: None,
+            #[cfg(feature = "flex")]
+            max_waiting: None,
         }
     }
 
@@ -220,6 +224,16 @@ impl GuardBuilder {
         self
     }
 
+    /// Refuses exchanges as [`GuardError::Busy`] while so many of other callers wait. Default: 4,096. On burn
+    /// none is refused.
+    ///
+    /// [`GuardError::Busy`]: guard_core::GuardError::Busy
+    #[cfg(feature = "flex")]
+    pub fn max_waiting(mut self, exchanges: usize) -> Self {
+        self.max_waiting = Some(exchanges);
+        self
+    }
+
     /// Loads the model.
     ///
     /// # Errors
@@ -237,6 +251,11 @@ impl GuardBuilder {
         #[cfg(feature = "flex")]
         let generator =
             generator.with_phrases(self.phrases.unwrap_or_else(|| self.source.phrases()));
+        #[cfg(feature = "flex")]
+        let generator = match self.max_waiting {
+            Some(exchanges) => generator.with_max_waiting(exchanges),
+            None => generator,
+        };
         let context = generator.config().max_positions;
         let format = GuardReasonerFormat::new(settings.style);
         let format = if settings.knows_modes { format.with_modes() } else { format };

@@ -1,10 +1,11 @@
 //! What the texts of one call share, and one text in the making.
 
 use std::collections::BTreeSet;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Instant;
 
-use guard_core::{Completed, Finish, GenerateOptions, Prompt, TextStream, Tokenizer, Usage};
+use guard_core::{Completed, Finish, GenerateOptions, TextStream, Tokenizer, Usage};
 
 use crate::error::GenerateError;
 use crate::repetition::RepetitionDetector;
@@ -44,6 +45,7 @@ impl Row {
     }
 
     /// The tokens that were chosen.
+    #[cfg(feature = "flex")]
     pub(crate) fn ids(&self) -> &[u32] {
         &self.ids
     }
@@ -95,9 +97,7 @@ impl Call {
         }
         let piece = row.stream.push(token)?;
         row.text.push_str(&piece);
-        let stop = self.options.stop.as_ref();
-        let stopped =
-            !piece.is_empty() && stop.is_some_and(|stop| stop.is_complete(row.prompt, &row.text));
+        let stopped = !piece.is_empty() && self.is_complete(row)?;
         let repeats = row.repetition.as_mut().is_some_and(|detector| detector.push(token));
         Ok(match () {
             () if stopped => Some(Finish::Stopped),
@@ -110,6 +110,14 @@ impl Call {
         })
     }
 
+    /// Whether the stop condition holds. It is the caller's own code, and this may be another caller's thread:
+    /// its panic fails the text, and nothing else.
+    fn is_complete(&self, row: &Row) -> Result<bool, GenerateError> {
+        let Some(stop) = &self.options.stop else { return Ok(false) };
+        let is_complete = || stop.is_complete(row.prompt, &row.text);
+        catch_unwind(AssertUnwindSafe(is_complete)).map_err(|_| GenerateError::StopCondition)
+    }
+
     /// How many more tokens the row's text may have.
     pub(crate) fn room(&self, row: &Row) -> usize {
         let written = row.ids.len();
@@ -118,14 +126,16 @@ impl Call {
     }
 
     /// What the text of a row most probably goes on with, by the word of its stop condition.
+    #[cfg(feature = "flex")]
     pub(crate) fn likely(&self, row: &Row) -> Vec<u32> {
         let stop = self.options.stop.as_deref();
-        let likely = stop.map_or("", |stop| stop.likely(row.prompt, &row.text));
+        let likely = || stop.map_or("", |stop| stop.likely(row.prompt, &row.text));
+        // A guess that cannot be made is none.
+        let likely = catch_unwind(AssertUnwindSafe(likely)).unwrap_or_default();
         if likely.is_empty() {
             return Vec::new();
         }
-        // A guess that cannot be encoded is none.
-        let mut ids = self.tokenizer.encode(&Prompt::text(likely)).unwrap_or_default();
+        let mut ids = self.tokenizer.encode(&guard_core::Prompt::text(likely)).unwrap_or_default();
         ids.drain(..self.tokenizer.prefix().len().min(ids.len()));
         ids
     }

@@ -34,6 +34,8 @@ pub(crate) struct Floor {
     /// Prompts that are read and whose samples have not all begun.
     forking: Vec<Forking>,
     writing: Vec<Writing>,
+    /// Memory that each step uses again.
+    logits: Vec<f32>,
     /// Whether some text is done since callers were last woken.
     settled: bool,
 }
@@ -53,7 +55,7 @@ struct Place {
 struct Reading {
     place: Place,
     number: usize,
-    ids: Vec<u32>,
+    ids: Arc<[u32]>,
     cache: PackedCache,
 }
 
@@ -68,6 +70,8 @@ struct Writing {
     sample: usize,
     row: Row,
     cache: PackedCache,
+    prompt: Arc<[u32]>,
+    /// Once there is something to guess.
     drafter: Option<Drafter>,
     /// The newest token, and what may follow it.
     tokens: Vec<u32>,
@@ -90,22 +94,23 @@ impl Floor {
         self.tickets.first()
     }
 
-    /// Goes on with all texts by a step, and wakes the callers whose texts are done with it.
-    pub(crate) fn step(&mut self, work: &Work<'_>) {
+    /// Ends what is over, and lets prompts and samples begin.
+    pub(crate) fn prepare(&mut self, work: &Work<'_>) {
         self.sweep();
         self.fork(work);
         self.admit(work);
+    }
+
+    /// Goes on with all texts by a step, and wakes the callers whose texts are done.
+    pub(crate) fn step(&mut self, work: &Work<'_>) {
         if self.rows() > 0 {
             self.forward(work);
         }
         if std::mem::take(&mut self.settled) {
-            self.tickets.retain(|ticket| {
-                let is_done = ticket.is_done();
-                if is_done {
-                    ticket.wake();
-                }
-                !is_done
-            });
+            let (done, others) = self.tickets.drain(..).partition(|ticket| ticket.is_done());
+            self.tickets = others;
+            let done: Vec<Arc<Ticket>> = done;
+            done.iter().for_each(|ticket| ticket.wake());
         }
     }
 
@@ -171,7 +176,8 @@ impl Floor {
                 sample,
                 row: call.row(*number, ids, sample),
                 cache: cache.clone(),
-                drafter: work.drafts.then(|| Drafter::new(ids)),
+                prompt: Arc::clone(ids),
+                drafter: None,
                 tokens: Vec::new(),
             };
             forking.begun += 1;
@@ -223,7 +229,7 @@ impl Floor {
             }
             if let Some((prompt, Asked { number, ids, cache })) = prompts.pop_front() {
                 let place = Place { ticket: Arc::clone(ticket), prompt };
-                self.reading.push(Reading { place, number, ids, cache });
+                self.reading.push(Reading { place, number, ids: ids.into(), cache });
             }
         }
     }
@@ -260,12 +266,14 @@ impl Floor {
             }
             pieces.push(PackedPiece::new(&ids[start..start + count], cache));
         }
-        let logits = work.model.forward(&mut pieces, &wanted);
+        let mut logits = std::mem::take(&mut self.logits);
+        let done = work.model.forward_into(&mut pieces, &wanted, &mut logits);
         drop(pieces);
-        match logits {
-            Ok(logits) => self.go_on(&logits, whole, work.model.config().vocab_size),
+        match done {
+            Ok(()) => self.go_on(&logits, whole, work.model.config().vocab_size),
             Err(error) => self.fail(&error.into()),
         }
+        self.logits = logits;
     }
 
     /// Chooses the next tokens of each text; prompts that are read, the first ones, are forked next.
@@ -327,12 +335,17 @@ impl Writing {
     fn propose(&mut self, rows: usize, work: &Work<'_>) {
         self.tokens.clear();
         self.tokens.extend(self.row.newest());
-        let Some(drafter) = &self.drafter else { return };
-        let call = &self.place.ticket.call;
+        let Some(phrases) = work.phrases.filter(|_| rows <= Drafter::MAX_ROWS) else { return };
+        let (call, row) = (&self.place.ticket.call, &self.row);
+        let drafter = self.drafter.get_or_insert_with(|| {
+            let mut drafter = Drafter::new(&self.prompt);
+            drafter.learn(row.ids());
+            drafter
+        });
         // Of the tokens that have room, the last one need not be read.
-        let most = drafter.most(rows).min(call.room(&self.row).saturating_sub(1));
+        let most = drafter.most().min(call.room(row).saturating_sub(1));
         if most > 0 {
-            self.tokens.extend(drafter.guess(&call.likely(&self.row), work.phrases, most));
+            self.tokens.extend(drafter.guess(&call.likely(row), phrases, most));
         }
     }
 }

@@ -8,9 +8,6 @@ use guard_core::{Prompt, Tokenizer};
 
 use crate::sampler::fnv1a;
 
-/// Texts side by side up to which guessing pays: beyond, a step costs as much as its tokens.
-const MAX_ROWS: usize = 4;
-
 /// The most tokens that are guessed ahead.
 const MAX_GUESSES: usize = 6;
 
@@ -25,6 +22,9 @@ pub(crate) struct Drafter {
 }
 
 impl Drafter {
+    /// Texts side by side up to which guessing pays: beyond, a step costs as much as its tokens.
+    pub(crate) const MAX_ROWS: usize = 4;
+
     /// Guesses at a text that continues this prompt.
     pub(crate) fn new(prompt: &[u32]) -> Self {
         let mut drafter = Self {
@@ -60,9 +60,9 @@ impl Drafter {
         }
     }
 
-    /// How many guesses are worth a step with so many texts.
-    pub(crate) fn most(&self, rows: usize) -> usize {
-        if rows <= MAX_ROWS { self.length } else { 0 }
+    /// How many guesses are worth trying.
+    pub(crate) fn most(&self) -> usize {
+        self.length
     }
 
     /// At most so many tokens that may follow: those that are likely, and what usually follows them.
@@ -176,11 +176,11 @@ mod tests {
     fn guesses_are_as_long_as_they_come_true() {
         let mut drafter = Drafter::new(&[]);
         drafter.judge(2, 2);
-        assert_eq!(drafter.most(1), 4);
+        assert_eq!(drafter.most(), 4);
         drafter.judge(4, 4);
         drafter.judge(6, 6);
-        assert_eq!(drafter.most(MAX_ROWS), MAX_GUESSES);
+        assert_eq!(drafter.most(), MAX_GUESSES);
         drafter.judge(6, 0);
-        assert_eq!((drafter.most(1), drafter.most(MAX_ROWS + 1)), (1, 0));
+        assert_eq!(drafter.most(), 1);
     }
 }

@@ -37,7 +37,10 @@ pub enum GenerateError {
         /// How many may wait.
         limit: usize,
     },
-    /// The call that was at work for all callers panicked, in a stop condition or by a fault of this crate.
+    /// The stop condition of the options panicked.
+    #[error("the stop condition panicked")]
+    StopCondition,
+    /// The call that was at work for all callers panicked, by a fault of this crate.
     #[error("another call on the same model panicked while it worked for this one")]
     Abandoned,
     /// The tokenizer failed.

@@ -14,7 +14,7 @@ use guard_core::{
 #[cfg(feature = "flex")]
 use guard_core::{PackedCache, PackedLlama, WeightType};
 
-use crate::batch::{Asked as GroupAsked, Batch, MAX_TOKENS};
+use crate::batch::{Batch, GroupPrompt, MAX_TOKENS};
 use crate::call::{Call, Completions};
 #[cfg(feature = "flex")]
 use crate::continuous::Asked;
@@ -78,7 +78,8 @@ impl Default for OnCpu {
     }
 }
 
-/// The memory that keys and values of texts on packed weights take side by side, in bytes.
+/// The memory that keys and values of texts on packed weights take, in bytes, up to which another text begins
+/// beside them. They grow with what is written.
 #[cfg(feature = "flex")]
 const CACHE_BYTES: usize = 1 << 30;
 
@@ -196,8 +197,8 @@ impl LlamaGenerator {
         self
     }
 
-    /// The same generator, refusing a call as [`GenerateError::Busy`] while `prompts` prompts of other calls
-    /// wait to begin. Default: 4,096. On burn calls take turns, and none is refused.
+    /// The same generator, refusing a call as [`GenerateError::Busy`] while `prompts` prompts of other calls, or
+    /// as many calls that score, wait to begin. Default: 4,096. On burn none is refused.
     #[cfg(feature = "flex")]
     #[must_use]
     pub fn with_max_waiting(mut self, prompts: usize) -> Self {
@@ -205,12 +206,12 @@ impl LlamaGenerator {
         self
     }
 
-    /// The same generator with or without guesses at what texts go on with. Default: with, on packed weights
-    /// and as long as few texts are written side by side. Texts are the same with and without.
+    /// The same generator without guesses at what texts go on with, which it makes on packed weights as long
+    /// as few texts are written side by side. Texts are the same with and without.
     #[cfg(feature = "flex")]
     #[must_use]
-    pub fn with_drafts(mut self, drafts: bool) -> Self {
-        self.on_cpu.drafts = drafts;
+    pub fn without_drafts(mut self) -> Self {
+        self.on_cpu.drafts = false;
         self
     }
 
@@ -285,18 +286,26 @@ impl LlamaGenerator {
     #[cfg(feature = "flex")]
     pub(crate) fn begin(
         &self,
+        call: &Call,
         prompt: &Prompt,
         ids: &[u32],
     ) -> Result<Option<PackedCache>, GenerateError> {
         let Engine::Packed(model) = &self.model else { return Ok(None) };
         let OnCpu { prefixes, turns, .. } = &self.on_cpu;
-        prefixes.begin((model, turns), &self.tokenizer, prompt, ids).map(Some)
+        prefixes.begin((model, turns), call, prompt, ids).map(Some)
     }
 
-    /// The caller's turn, on packed weights.
+    /// The call's turn on packed weights, unless it is over before.
     #[cfg(feature = "flex")]
-    pub(crate) fn turn(&self) -> Option<Turn<'_>> {
-        matches!(self.model, Engine::Packed(_)).then(|| self.on_cpu.turns.take())
+    pub(crate) fn turn(&self, call: &Call) -> Option<Turn<'_>> {
+        let Engine::Packed(_) = self.model else { return None };
+        self.on_cpu.turns.take(|| call.over().is_some())
+    }
+
+    /// Whether there is room for another call that waits for its turn.
+    #[cfg(feature = "flex")]
+    pub(crate) fn has_room(&self) -> Result<(), GenerateError> {
+        self.on_cpu.queue.has_room_beside(self.on_cpu.turns.waiting())
     }
 
     /// A call that begins now.
@@ -353,18 +362,18 @@ impl LlamaGenerator {
         (call, prompts, encoded): (Call, &[Prompt], Encoded),
         results: &mut [Completions],
     ) {
-        if let Err(error) = self.on_cpu.queue.has_room() {
-            return encoded.iter().for_each(|(at, _)| results[*at] = Err(error.clone()));
-        }
         let mut asked = Vec::new();
         for (number, ids) in encoded {
-            match self.begin(&prompts[number], &ids) {
+            match self.begin(&call, &prompts[number], &ids) {
                 Ok(cache) => {
                     let cache = cache.unwrap_or_else(|| model.cache());
                     asked.push(Asked { number, ids, cache });
                 }
                 Err(error) => results[number] = Err(error),
             }
+        }
+        if asked.is_empty() {
+            return;
         }
         let numbers: Vec<usize> = asked.iter().map(|asked| asked.number).collect();
         let &LlamaConfig { layers, kv_heads, head_dim, .. } = model.config();
@@ -376,11 +385,14 @@ impl LlamaGenerator {
             max_rows: self.max_rows,
             max_tokens: CACHE_BYTES / token.max(1),
             prefill_tokens: self.prefill_tokens,
-            drafts: self.on_cpu.drafts,
-            phrases: self.on_cpu.phrases.table(&self.tokenizer),
+            phrases: self.on_cpu.drafts.then(|| self.on_cpu.phrases.table(&self.tokenizer)),
         };
-        let found = self.on_cpu.queue.run(&work, call, asked);
-        numbers.into_iter().zip(found).for_each(|(number, texts)| results[number] = texts);
+        match self.on_cpu.queue.run(&work, call, asked) {
+            Ok(found) => {
+                numbers.into_iter().zip(found).for_each(|(number, texts)| results[number] = texts);
+            }
+            Err(error) => numbers.iter().for_each(|&at| results[at] = Err(error.clone())),
+        }
     }
 
     /// On burn: groups of prompts of like length, one after the other.
@@ -388,8 +400,8 @@ impl LlamaGenerator {
         let batch = self.batch(call);
         let lengths: Vec<usize> = encoded.iter().map(|(_, ids)| ids.len()).collect();
         for group in self.groups(&lengths, call.options.samples) {
-            let asked = |&at: &usize| GroupAsked { number: encoded[at].0, ids: &encoded[at].1 };
-            let asked: Vec<GroupAsked<'_>> = group.iter().map(asked).collect();
+            let asked = |&at: &usize| GroupPrompt { number: encoded[at].0, ids: &encoded[at].1 };
+            let asked: Vec<GroupPrompt<'_>> = group.iter().map(asked).collect();
             let completions = match call.over() {
                 Some(_) => asked.iter().map(|a| Ok(call.none_begun(a.ids.len()))).collect(),
                 None => batch.run(&asked),
@@ -410,6 +422,10 @@ impl TextGenerator for LlamaGenerator {
         let call = self.call(options.clone());
         if let Err(error) = options.validate() {
             return prompts.iter().map(|_| Err(error.clone().into())).collect();
+        }
+        #[cfg(feature = "flex")]
+        if let (Engine::Packed(_), Err(error)) = (&self.model, self.on_cpu.queue.has_room()) {
+            return vec![Err(error); prompts.len()];
         }
         let mut encoded = Vec::new();
         let mut results = Vec::new();

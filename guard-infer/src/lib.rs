@@ -14,6 +14,7 @@ mod embedded;
 mod engine;
 mod error;
 mod generator;
+mod measure;
 #[cfg(feature = "flex")]
 mod prefix;
 #[cfg(feature = "flex")]
@@ -23,7 +24,6 @@ mod repetition;
 mod sampler;
 mod score;
 mod settings;
-mod timing;
 #[cfg(feature = "flex")]
 mod turn;
 
@@ -35,18 +35,18 @@ pub use error::{BuildError, GenerateError};
 pub use generator::LlamaGenerator;
 pub use guard_core;
 pub use guard_core::{
-    Action, Answer, Calibration, Call, Cancel, Cause, Completed, Completion, ConfigError, Decision,
-    Exchange, ExchangeError, FileAccess, Finish, FormatError, GenerateOptions, Guard, GuardError,
-    GuardFormat, GuardInfo, GuardReasonerFormat, GuardSettings, Harm, INSTRUCTION, JudgeMode,
-    JudgeOptions, Judged, Label, LabelError, Labels, Limits, Llama, LlamaConfig, LoadOptions,
-    LoadReport, Message, ModelError, ModelFiles, OptionsError, PackedType, Policy, PossibleAnswer,
-    Prompt, PromptStyle, Reason, Reasoning, ReasoningMode, RepetitionStop, Role, Sampling,
-    SaveOptions, ScoreRequest, Scored, Scores, Segment, Step, StopCondition, Task, TaskCalibration,
-    TaskReasoning, TextGenerator, Tokenizer, TokenizerError, UnknownPackedType, UnknownPromptStyle,
-    Usage, Verdict, WeightType, WeightsError, parse,
+    Action, Answer, AnswerSource, Calibration, Call, Cancel, Cause, Completed, Completion,
+    ConfigError, Decision, Exchange, ExchangeError, FileAccess, Finish, FormatError,
+    GenerateOptions, Guard, GuardError, GuardFormat, GuardInfo, GuardReasonerFormat, GuardSettings,
+    Harm, INSTRUCTION, JudgeMode, JudgeOptions, Judged, Label, LabelError, Labels, Limits, Llama,
+    LlamaConfig, LoadOptions, LoadReport, Message, ModelError, ModelFiles, OptionsError,
+    PackedType, Policy, PossibleAnswer, Prompt, PromptStyle, Reason, Reasoning, ReasoningMode,
+    RepetitionStop, Role, Sampling, SaveOptions, ScoreRequest, Scored, Scores, Segment, Step,
+    StopCondition, Task, TaskCalibration, TaskReasoning, TextGenerator, Tokenizer, TokenizerError,
+    UnknownPackedType, UnknownPromptStyle, Usage, Verdict, WeightType, WeightsError, parse,
 };
 #[cfg(feature = "flex")]
 pub use guard_core::{PackedCache, PackedLlama, PackedPiece};
+pub use measure::Timing;
 pub use reasoning_guard::ReasoningGuard;
 pub use settings::read_settings;
-pub use timing::Timing;

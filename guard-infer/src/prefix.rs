@@ -1,10 +1,12 @@
 //! What prompts begin with, read once.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 use guard_core::{PackedCache, PackedLlama, PackedPiece, Prompt, Segment, Tokenizer};
 
+use crate::call::Call;
 use crate::error::GenerateError;
+use crate::queue::lock;
 use crate::turn::Turns;
 
 /// The beginnings of prompts that are kept: a format has one for each of its modes.
@@ -32,7 +34,7 @@ impl Prefixes {
     pub(crate) fn begin(
         &self,
         (model, turns): (&PackedLlama, &Turns),
-        tokenizer: &Tokenizer,
+        call: &Call,
         prompt: &Prompt,
         ids: &[u32],
     ) -> Result<PackedCache, GenerateError> {
@@ -40,8 +42,15 @@ impl Prefixes {
         let prefix = match self.find(text) {
             Some(prefix) => prefix,
             None => {
-                let _turn = turns.take();
-                self.keep(read(model, tokenizer, text)?)
+                // Whoever is over waits no longer; nothing will be read.
+                let Some(_turn) = turns.take(|| call.over().is_some()) else {
+                    return Ok(model.cache());
+                };
+                // Another caller may have read it meanwhile.
+                match self.find(text) {
+                    Some(prefix) => prefix,
+                    None => self.keep(read(model, &call.tokenizer, text)?),
+                }
             }
         };
         let alike = prefix.ids.iter().zip(ids).take_while(|(a, b)| a == b).count();
@@ -52,14 +61,12 @@ impl Prefixes {
     }
 
     fn find(&self, text: &str) -> Option<Prefix> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = lock(&self.kept);
         kept.iter().find(|prefix| prefix.text == text).cloned()
     }
 
     fn keep(&self, prefix: Prefix) -> Prefix {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        // Another thread may have read it meanwhile.
-        kept.retain(|other| other.text != prefix.text);
+        let mut kept = lock(&self.kept);
         if kept.len() == KEPT {
             kept.remove(0);
         }

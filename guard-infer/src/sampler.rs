@@ -35,7 +35,8 @@ impl Sampler {
     }
 
     fn draw(&mut self, logits: &[f32], temperature: f32, top_p: f32) -> u32 {
-        let scaled: Vec<f32> = logits.iter().map(|logit| logit / temperature).collect();
+        let highest = highest(logits);
+        let scaled: Vec<f32> = logits.iter().map(|logit| (logit - highest) / temperature).collect();
         let nucleus = nucleus(&scaled, top_p);
         let mass: f64 = nucleus.iter().map(|(_, probability)| f64::from(*probability)).sum();
         let mut rest = self.rng.random::<f64>() * mass;
@@ -65,12 +66,16 @@ fn are_finite(logits: &[f32]) -> bool {
     !logits.chunks(RUN).any(is_one_not)
 }
 
+fn highest(logits: &[f32]) -> f32 {
+    let larger = |top, &logit: &f32| if logit > top { logit } else { top };
+    logits.iter().fold(f32::NEG_INFINITY, larger)
+}
+
 /// The first of the largest logits.
-fn argmax(logits: &[f32]) -> u32 {
+pub(crate) fn argmax(logits: &[f32]) -> u32 {
     let (mut best, mut highest) = (0, f32::NEG_INFINITY);
     for (number, run) in logits.chunks(RUN).enumerate() {
-        let top =
-            run.iter().fold(f32::NEG_INFINITY, |top, &logit| if logit > top { logit } else { top });
+        let top = self::highest(run);
         if top > highest {
             (best, highest) = (number * RUN, top);
         }
@@ -85,7 +90,7 @@ fn argmax(logits: &[f32]) -> u32 {
 /// first, and looked at only where the rest does not reach.
 fn nucleus(logits: &[f32], top_p: f32) -> Vec<(u32, f32)> {
     let all = log_sum_exp(logits);
-    let highest = logits.iter().fold(f32::NEG_INFINITY, |top, &l| if l > top { l } else { top });
+    let highest = highest(logits);
     for reach in [4.0, 12.0, f32::INFINITY] {
         let probable = (0..).zip(logits).filter(|(_, logit)| **logit >= highest - reach);
         let probability = |logit: f32| (f64::from(logit) - all).exp() as f32;
@@ -183,6 +188,11 @@ mod tests {
         assert_eq!(tokens(1.0), [1, 3, 2, 0]);
         let flat = vec![0.0; 4096];
         assert_eq!(nucleus(&flat, 0.5).len(), 2048);
+        // A temperature near 0 is greedy.
+        for temperature in [1e-3, 1e-30, f32::MIN_POSITIVE] {
+            let mut cold = sampler(temperature, 0.95, 1);
+            assert_eq!(cold.choose(&[0.5, 3.0, 2.0, -4.0]), Ok(1), "{temperature}");
+        }
         // What is far below counts where the rest does not reach, and not before.
         let mut steep = vec![-20.0; 4096];
         steep[7] = 0.0;

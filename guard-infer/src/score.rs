@@ -9,6 +9,7 @@ use guard_core::{
 };
 
 use crate::batch::{Batch, MAX_TOKENS, Prefilled};
+use crate::call::Call;
 #[cfg(feature = "flex")]
 use crate::engine::Engine;
 use crate::engine::Rows;
@@ -43,11 +44,15 @@ impl LlamaGenerator {
         let mut options = GenerateOptions::default();
         options.limits = limits.clone();
         let call = self.call(options);
+        #[cfg(feature = "flex")]
+        if let Err(error) = self.has_room() {
+            return vec![Err(error); requests.len()];
+        }
         let batch = self.batch(&call);
         let mut results = Vec::new();
         let mut questions = Vec::new();
         for (index, request) in requests.iter().enumerate() {
-            match self.question(request) {
+            match self.question(&call, request) {
                 Ok(question) => {
                     results.push(Ok(Scored::cut_off(Finish::NotRun, Usage::default())));
                     questions.push((index, question));
@@ -59,8 +64,9 @@ impl LlamaGenerator {
         let forks = questions.iter().map(|(_, question)| question.tails.len()).max().unwrap_or(1);
         let lengths: Vec<usize> = questions.iter().map(|(_, q)| q.shared.len()).collect();
         for group in self.groups(&lengths, forks) {
+            // Without a turn the call is over, which is looked at next.
             #[cfg(feature = "flex")]
-            let _turn = self.turn();
+            let _turn = self.turn(&call);
             let group: Vec<&(usize, Question)> = group.into_iter().map(|i| &questions[i]).collect();
             let asked: Vec<&Question> = group.iter().map(|(_, question)| question).collect();
             for ((place, _), scored) in group.iter().zip(batch.score(&asked)) {
@@ -71,7 +77,7 @@ impl LlamaGenerator {
     }
 
     /// Encodes a request and parts what its continuations share from what they do not.
-    fn question(&self, request: &ScoreRequest) -> Result<Question, GenerateError> {
+    fn question(&self, call: &Call, request: &ScoreRequest) -> Result<Question, GenerateError> {
         let mut shared = self.encode(&request.prompt)?;
         let prefix = self.tokenizer().prefix().len();
         let mut tails = Vec::new();
@@ -96,7 +102,7 @@ impl LlamaGenerator {
         }
         Ok(Question {
             #[cfg(feature = "flex")]
-            begun: self.begin(&request.prompt, &shared)?,
+            begun: self.begin(call, &request.prompt, &shared)?,
             shared,
             tails,
         })

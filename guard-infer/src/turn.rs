@@ -4,11 +4,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, Thread};
+use std::time::Duration;
 
 use crate::queue::lock;
 
-/// One caller at a time. Who gives its turn back and asks again comes after all who wait: a mutex would let it
-/// in first, as long as they have to wake up.
+/// One caller at a time. Texts that are under way come first, then who waits the longest: a mutex would let in
+/// who has just given its turn back, as long as the others have to wake up.
 ///
 /// More threads at work than the processor runs would wait for each other in the middle of a step.
 #[derive(Debug, Default)]
@@ -32,20 +33,61 @@ struct Waiter {
 pub(crate) struct Turn<'a>(&'a Turns);
 
 impl Turns {
-    /// Waits for the caller's turn.
-    pub(crate) fn take(&self) -> Turn<'_> {
+    /// How long a caller waits until it looks whether it still wants to.
+    const PATIENCE: Duration = Duration::from_millis(5);
+
+    /// Waits for the caller's turn, or until it is `over` for it.
+    pub(crate) fn take(&self, over: impl Fn() -> bool) -> Option<Turn<'_>> {
+        let waiter = match self.begin(VecDeque::push_back) {
+            Ok(turn) => return Some(turn),
+            Err(waiter) => waiter,
+        };
+        while !waiter.has_turn.load(Ordering::Acquire) {
+            thread::park_timeout(Self::PATIENCE);
+            if over() {
+                let mut state = lock(&self.state);
+                let place = state.waiting.iter().position(|other| Arc::ptr_eq(other, &waiter));
+                // Who is not in line any more has the turn.
+                if place.and_then(|place| state.waiting.remove(place)).is_some() {
+                    return None;
+                }
+                break;
+            }
+        }
+        Some(Turn(self))
+    }
+
+    /// Waits for the next turn, before all others that wait.
+    pub(crate) fn take_next(&self) -> Turn<'_> {
+        match self.begin(VecDeque::push_front) {
+            Ok(turn) => turn,
+            Err(waiter) => {
+                while !waiter.has_turn.load(Ordering::Acquire) {
+                    thread::park();
+                }
+                Turn(self)
+            }
+        }
+    }
+
+    /// How many callers wait.
+    pub(crate) fn waiting(&self) -> usize {
+        lock(&self.state).waiting.len()
+    }
+
+    /// The turn, if nobody has it; otherwise a place in line.
+    fn begin(
+        &self,
+        stand: impl FnOnce(&mut VecDeque<Arc<Waiter>>, Arc<Waiter>),
+    ) -> Result<Turn<'_>, Arc<Waiter>> {
         let mut state = lock(&self.state);
         if !std::mem::replace(&mut state.is_taken, true) {
-            return Turn(self);
+            return Ok(Turn(self));
         }
-        let waiter =
-            Arc::new(Waiter { thread: thread::current(), has_turn: AtomicBool::new(false) });
-        state.waiting.push_back(Arc::clone(&waiter));
-        drop(state);
-        while !waiter.has_turn.load(Ordering::Acquire) {
-            thread::park();
-        }
-        Turn(self)
+        let (thread, has_turn) = (thread::current(), AtomicBool::new(false));
+        let waiter = Arc::new(Waiter { thread, has_turn });
+        stand(&mut state.waiting, Arc::clone(&waiter));
+        Err(waiter)
     }
 }
 
@@ -57,7 +99,6 @@ impl Drop for Turn<'_> {
             state.is_taken = false;
             return;
         };
-        drop(state);
         next.has_turn.store(true, Ordering::Release);
         next.thread.unpark();
     }
@@ -77,7 +118,11 @@ mod tests {
             for _ in 0..6 {
                 scope.spawn(|| {
                     for _ in 0..200 {
-                        let _turn = turns.take();
+                        // Some of each kind.
+                        let _turn = match count.load(Ordering::Relaxed) % 2 {
+                            0 => turns.take(|| false).unwrap(),
+                            _ => turns.take_next(),
+                        };
                         assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
                         count.fetch_add(1, Ordering::Relaxed);
                         inside.fetch_sub(1, Ordering::SeqCst);
@@ -92,10 +137,24 @@ mod tests {
     fn who_panics_gives_its_turn_back() {
         let turns = Turns::default();
         let result = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let _turn = turns.take();
+            let _turn = turns.take_next();
             panic!("on purpose");
         }));
         assert!(result.is_err());
-        drop(turns.take());
+        assert!(turns.take(|| true).is_some());
+    }
+
+    #[test]
+    fn who_does_not_want_any_more_leaves_the_line_and_the_others_in_it() {
+        let turns = Turns::default();
+        let turn = turns.take_next();
+        thread::scope(|scope| {
+            let impatient = scope.spawn(|| turns.take(|| true).is_none());
+            let patient = scope.spawn(|| turns.take(|| false).is_some());
+            assert!(impatient.join().unwrap());
+            drop(turn);
+            assert!(patient.join().unwrap());
+        });
+        assert_eq!(turns.waiting(), 0);
     }
 }

@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use guard_core::burn::tensor::Device;
 use guard_core::{
-    Cancel, Finish, GenerateOptions, LoadOptions, Prompt, Sampling, StopCondition, TextGenerator,
+    Cancel, Finish, GenerateOptions, Limits, LoadOptions, Prompt, Sampling, ScoreRequest,
+    StopCondition, TextGenerator,
 };
 use guard_infer::{GenerateError, LlamaGenerator};
 
@@ -149,27 +150,83 @@ impl StopCondition for Panics {
     }
 }
 
-/// A panic comes to one of the callers; the others hear of it, and the generator goes on.
+/// A condition that panics fails the texts of its call, on whoever's thread, and no other.
 #[test]
-fn a_panic_leaves_nobody_waiting() {
+fn a_panic_fails_the_texts_of_its_call() {
     let generator = generator().with_max_rows(4);
     let expected = finishes(generator.generate(&prompts(1), &options()));
-    let outcomes: Vec<_> = std::thread::scope(|scope| {
-        let callers: Vec<_> = (0..6)
-            .map(|caller| {
-                let generator = &generator;
-                scope.spawn(move || {
+    std::thread::scope(|scope| {
+        for caller in 0..6 {
+            let (generator, expected) = (&generator, &expected);
+            scope.spawn(move || {
+                if caller == 3 {
                     let bad = options().with_stop(Arc::new(Panics));
-                    let options = if caller == 3 { bad } else { options() };
-                    generator.generate(&prompts(1), &options)
-                })
-            })
-            .collect();
-        callers.into_iter().map(|caller| caller.join()).collect()
+                    for result in generator.generate(&prompts(1), &bad) {
+                        assert!(matches!(result, Err(GenerateError::StopCondition)), "{result:?}");
+                    }
+                } else {
+                    assert_eq!(&finishes(generator.generate(&prompts(1), &options())), expected);
+                }
+            });
+        }
     });
-    assert!(outcomes.iter().filter(|outcome| outcome.is_err()).count() <= 1);
-    for result in outcomes.into_iter().flatten().flatten() {
-        assert!(matches!(result, Ok(_) | Err(GenerateError::Abandoned)), "{result:?}");
-    }
-    assert_eq!(finishes(generator.generate(&prompts(1), &options())), expected);
+}
+
+/// Calls in which nothing is to be done do not wait, and do not keep others waiting.
+#[test]
+fn empty_calls_are_done_at_once() {
+    let generator = generator().with_max_rows(2);
+    let long = [Prompt::text("word ".repeat(600))];
+    std::thread::scope(|scope| {
+        for caller in 0..8 {
+            let (generator, long) = (&generator, &long);
+            scope.spawn(move || {
+                for _ in 0..40 {
+                    match caller % 2 {
+                        0 => assert!(generator.generate(&[], &options()).is_empty()),
+                        _ => assert!(generator.generate(&prompts(caller), &options())[0].is_ok()),
+                    }
+                    assert!(generator.generate(long, &options())[0].is_err());
+                }
+            });
+        }
+    });
+}
+
+/// Scores beside texts: the same numbers, and ends where a call is over while it waits.
+#[test]
+fn scores_and_texts_take_turns() {
+    let generator = generator().with_max_rows(4);
+    let request = |n: usize| {
+        let texts = vec!["yes".to_owned(), "no, it is not".to_owned(), "no".to_owned()];
+        ScoreRequest::new(prompts(n).remove(0), texts[..2 + n % 2].to_vec())
+    };
+    let score = |n: usize, limits: &Limits| {
+        generator.score(&[request(n)], limits).unwrap().remove(0).unwrap()
+    };
+    let expected: Vec<_> = (0..6).map(|n| score(n, &Limits::default()).log_probabilities).collect();
+    let texts = finishes(generator.generate(&prompts(3), &options()));
+    std::thread::scope(|scope| {
+        for n in 0..6 {
+            let (score, expected, texts, generator) = (&score, &expected, &texts, &generator);
+            scope.spawn(move || {
+                for _ in 0..10 {
+                    assert_eq!(score(n, &Limits::default()).log_probabilities, expected[n]);
+                    assert_eq!(&finishes(generator.generate(&prompts(3), &options())), texts);
+                }
+            });
+        }
+    });
+    let (gate, has_begun, open) = Gate::new();
+    let cancel = Cancel::default();
+    std::thread::scope(|scope| {
+        let first = scope.spawn(|| generator.generate(&prompts(0), &options().with_stop(gate)));
+        has_begun.recv().unwrap();
+        let late = Limits::new(Some(Duration::from_millis(20)), None);
+        assert_eq!(score(1, &late).finish, Finish::Deadline);
+        cancel.cancel();
+        assert_eq!(score(1, &Limits::new(None, Some(cancel.clone()))).finish, Finish::Cancelled);
+        open.send(()).unwrap();
+        assert!(first.join().unwrap()[0].is_ok());
+    });
 }

@@ -80,7 +80,7 @@ proptest! {
             }
             options
         };
-        let plain = completed(&random(seed, packed).with_drafts(false), &prompts, &options());
+        let plain = completed(&random(seed, packed).without_drafts(), &prompts, &options());
         let guessing = random(seed, packed);
         prop_assert_eq!(&completed(&guessing, &prompts, &options()), &plain);
         // Phrases that are right, and phrases that are wrong.
@@ -89,6 +89,20 @@ proptest! {
             let guessing = random(seed, packed).with_phrases(phrases);
             prop_assert_eq!(&completed(&guessing, &prompts, &options()), &plain);
         }
+    }
+}
+
+/// To the last place of the context, with and without guesses.
+#[test]
+fn guesses_end_with_the_context() {
+    let prompts = [Prompt::text("and so on ".repeat(30)), Prompt::text("x")];
+    let options = GenerateOptions::default().with_max_tokens(10_000).with_repetition(None);
+    for seed in 0..4 {
+        let plain = random(seed, PackedType::Float).with_end_tokens([]).without_drafts();
+        let guessing = random(seed, PackedType::Float).with_end_tokens([]);
+        let expected = completed(&plain, &prompts, &options);
+        assert!(expected.iter().all(|text| text.1 == Finish::ContextFull));
+        assert_eq!(completed(&guessing, &prompts, &options), expected);
     }
 }
 
@@ -107,7 +121,7 @@ fn guesses_that_come_true_save_steps() {
     };
     // Of a few random models some soon go round in circles.
     let saved = (0..8).map(|seed| {
-        let (plain, none) = steps(&random(seed, PackedType::Float).with_drafts(false));
+        let (plain, none) = steps(&random(seed, PackedType::Float).without_drafts());
         let (guessed, asked) = steps(&random(seed, PackedType::Float));
         assert_eq!((&guessed, none), (&plain, 0));
         plain.2.saturating_sub(asked)

@@ -171,23 +171,29 @@ fn is_own(text: &str, block: &Block) -> bool {
     bare.is_empty() || bare == TEACHER || headings.any(|heading| heading.task_number() == Some(3))
 }
 
-/// The text up to where its reasoning about this task is over: the heading of a later task, or the line
-/// that opens the answers behind the reasoning about the last. `None` when it is not over.
+/// The text up to where its reasoning through this task is over: the heading of the next task, or the line that opens
+/// the answers behind the reasoning about the last. `None` when it is not over.
 ///
-/// What follows may be left away where answers are taken from probabilities: without a response the
-/// first task is all that counts, which is a third of what the published models write.
+/// Headings count in order, and only with something between them: one alone may be quoted from what is judged. The
+/// first may be missing, as some of the published outputs begin below it.
+///
+/// What follows may be left away where answers are taken from probabilities.
 #[must_use]
 pub fn reasoning_through(text: &str, task: Task) -> Option<&str> {
-    let mut latest = None;
-    let mut start = 0;
+    let (mut reached, mut has_reasoned, mut start) = (0, false, 0);
     for line in text.split_inclusive('\n') {
         let number = heading(line).and_then(|heading| heading.task_number());
-        let is_later = number.is_some_and(|number| number > task.number());
+        let is_next = number == Some(reached + 1) && (has_reasoned || reached == 0);
+        let skips_first = number == Some(2) && reached == 0 && has_reasoned;
         let is_answered = task == Task::Response && answers::opens(line);
-        if latest >= Some(task.number()) && (is_later || is_answered) {
+        if reached == task.number() && has_reasoned && (is_next || is_answered) {
             return Some(&text[..start]);
         }
-        latest = latest.max(number);
+        if is_next || skips_first {
+            (reached, has_reasoned) = (number.unwrap_or(reached), false);
+        } else {
+            has_reasoned |= !line.trim().is_empty();
+        }
         start += line.len();
     }
     None
@@ -311,22 +317,31 @@ mod tests {
 
     #[test]
     fn reasoning_about_a_task_is_over_where_the_next_begins() {
-        let text = "# Task 1\nasks\n# Task 2\n# Task 3\nnone\n\nAnswers: \nRequest: harmful\n";
+        let text =
+            "# Task 1\nasks\n# Task 2\nnone\n# Task 3\nnone\n\nAnswers: \nRequest: harmful\n";
         let over = |text: &str, task| reasoning_through(text, task).map(str::len);
         assert_eq!(over(text, Task::Request), text.find("# Task 2"));
         assert_eq!(over(text, Task::Completion), text.find("# Task 3"));
         assert_eq!(over(text, Task::Response), text.find("Answers"));
         assert_eq!(over("# Task 1\nasks\n# Task 1 Conclusion\nbad\n", Task::Request), None);
-        // Without its own heading before it, or quoted, a heading is not the model's.
-        for text in ["# Task 2\n", "# Task 1\n> # Task 2\n", "x\n# Task 1\n"] {
+        // Some begin below the first heading.
+        assert!(over(&text["# Task 1\n".len()..], Task::Response).is_some());
+        assert_eq!(over(&text["# Task 1\n".len()..], Task::Request), None);
+        // Without reasoning before it, out of order or quoted, a heading is not the model's.
+        for text in
+            ["# Task 2\n", "# Task 1\n> # Task 2\n", "x\n# Task 1\n", "# Task 1\n\n# Task 2\n"]
+        {
             assert_eq!(over(text, Task::Request), None, "{text}");
         }
-        assert_eq!(over("# Task 1\nIt says\nAnswers:\nx", Task::Response), None);
+        for text in ["# Task 1\nIt says\nAnswers:\nx", "# Task 1\nx\n# Task 3\nIt says\nAnswers:\n"]
+        {
+            assert_eq!(over(text, Task::Response), None, "{text}");
+        }
     }
 
     #[test]
     fn what_is_likely_is_the_next_name_of_the_block() {
-        let mut text = "# Task 1\nx\n# Task 3\ny\n\n".to_owned();
+        let mut text = "# Task 1\nx\n# Task 2\nx\n# Task 3\ny\n\n".to_owned();
         for (likely, line) in [
             ("", "Answers: \n"),
             ("Request:", "Request: harmful\n"),

@@ -1,8 +1,8 @@
 //! One exchange on its way to a verdict.
 
 use guard_core::{
-    Answer, Call, Completed, Exchange, Finish, GuardError, GuardFormat, JudgeOptions, Reason,
-    ReasoningMode, Task, Verdict,
+    Answer, AnswerSource, Call, Completed, Exchange, Finish, GuardError, GuardFormat, JudgeOptions,
+    Reason, ReasoningMode, Task, Verdict,
 };
 
 /// An exchange, what the model is asked about it, and what is known so far.
@@ -49,7 +49,7 @@ impl<'a> Case<'a> {
     pub(super) fn is_reasoned(&self, format: &impl GuardFormat) -> bool {
         let Ok(verdict) = &self.verdict else { return false };
         let is_whole = |(call, written): (&Call, &Option<String>)| {
-            let stop = format.stop(self.exchange, call, true);
+            let stop = format.stop(self.exchange, call, AnswerSource::Scores);
             written.as_ref().zip(stop).is_some_and(|(text, stop)| stop.is_complete(0, text))
         };
         let scoped = verdict.clone().scoped_to(self.exchange);

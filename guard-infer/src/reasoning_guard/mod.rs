@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use guard_core::{
-    Exchange, GenerateOptions, Guard, GuardError, GuardFormat, GuardInfo, JudgeMode, JudgeOptions,
-    Limits, ReasoningMode, Scores, StopCondition, TextGenerator, Verdict,
+    AnswerSource, Exchange, GenerateOptions, Guard, GuardError, GuardFormat, GuardInfo, JudgeMode,
+    JudgeOptions, Limits, ReasoningMode, Scores, StopCondition, TextGenerator, Verdict,
 };
 
 use case::Case;
@@ -158,10 +158,13 @@ where
 
     /// When the answer to each planned call is whole.
     fn stops(&self, cases: &[Case<'_>], planned: &[(usize, usize)]) -> Stops {
-        let scored = self.guard.scores.is_some();
+        let answers = match self.guard.scores {
+            Some(_) => AnswerSource::Scores,
+            None => AnswerSource::Text,
+        };
         let stop = |&(case, call): &(usize, usize)| {
             let case = &cases[case];
-            self.guard.format.stop(case.exchange, &case.calls[call], scored)
+            self.guard.format.stop(case.exchange, &case.calls[call], answers)
         };
         Stops(planned.iter().map(stop).collect())
     }

@@ -103,8 +103,8 @@ pub(super) fn merge<L: Lanes>(lanes: L, partials: &mut [&mut [f32]], out: &mut [
 fn fold<L: Lanes>(lanes: L, sums: &mut [f32], next: &[f32]) {
     let wide = sums.len() - LANES;
     let (next, [highest, sum, ..]) = next.split_at(wide) else { return };
-    // Nothing of the span is seen.
-    if *highest == f32::NEG_INFINITY {
+    // Nothing of the span is seen. What is no number is.
+    if *highest == f32::NEG_INFINITY && *sum == 0.0 {
         return;
     }
     let (values, [before, total, ..]) = sums.split_at_mut(wide) else { return };
@@ -403,12 +403,17 @@ mod tests {
 
     #[test]
     fn a_score_that_is_no_number_leaves_none() {
-        let pages = pages(&[f32::NAN; LANES], &[1.0; LANES], LANES);
-        let page = |page: usize| HeadPage { keys: &pages[page].0, values: &pages[page].1 };
-        for level in Level::all() {
-            let mut out = [0.0; LANES];
-            kernels::attend(level, &[1.0; LANES], &[1], LANES, &page, &mut Vec::new(), &mut out);
-            assert!(out.iter().all(|value| value.is_nan()), "{level:?}");
+        // In the only span, and in a later one.
+        for (positions, broken) in [(1, 0), (SPAN + 9, SPAN)] {
+            let mut keys = vec![0.5; positions * LANES];
+            keys[broken * LANES..].fill(f32::NAN);
+            let pages = pages(&keys, &vec![1.0; positions * LANES], LANES);
+            let page = |page: usize| HeadPage { keys: &pages[page].0, values: &pages[page].1 };
+            for level in Level::all() {
+                let (query, memory, mut out) = ([1.0; LANES], &mut Vec::new(), [0.0; LANES]);
+                kernels::attend(level, &query, &[positions], LANES, &page, memory, &mut out);
+                assert!(out.iter().all(|value| value.is_nan()), "{level:?} {positions}");
+            }
         }
     }
 }

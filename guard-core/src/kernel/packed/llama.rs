@@ -249,10 +249,31 @@ impl PackedLlama {
         pieces: &mut [PackedPiece<'_>],
         wanted: &[usize],
     ) -> Result<Vec<f32>, ModelError> {
+        let mut logits = Vec::new();
+        self.forward_into(pieces, wanted, &mut logits)?;
+        Ok(logits)
+    }
+
+    /// The same into memory that has been used before, which saves asking the system for it at each step. What
+    /// is in it is lost.
+    ///
+    /// # Errors
+    ///
+    /// As [`PackedLlama::forward`].
+    ///
+    /// # Panics
+    ///
+    /// As [`PackedLlama::forward`].
+    pub fn forward_into(
+        &self,
+        pieces: &mut [PackedPiece<'_>],
+        wanted: &[usize],
+        logits: &mut Vec<f32>,
+    ) -> Result<(), ModelError> {
         let tokens: usize = pieces.iter().map(|piece| piece.tokens.len()).sum();
         let is_small = tokens * self.config.parameter_count() < ALONE;
         let team = if is_small { Team::alone() } else { Team::global() };
-        self.forward_by(team, pieces, wanted)
+        self.forward_by(team, pieces, wanted, logits)
     }
 
     fn forward_by(
@@ -260,7 +281,8 @@ impl PackedLlama {
         team: &Team,
         pieces: &mut [PackedPiece<'_>],
         wanted: &[usize],
-    ) -> Result<Vec<f32>, ModelError> {
+        logits: &mut Vec<f32>,
+    ) -> Result<(), ModelError> {
         self.check(pieces)?;
         let mut places = Vec::new();
         let mut sequences = Vec::new();
@@ -275,17 +297,17 @@ impl PackedLlama {
             sequences.push(piece.cache.open(piece.tokens.len()));
         }
         assert!(wanted.iter().all(|&place| place < places.len()), "no such place");
-        let mut logits = vec![0.0; wanted.len() * self.config.vocab_size];
+        logits.resize(wanted.len() * self.config.vocab_size, 0.0);
         let kept = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scratch = kept().pop().unwrap_or_default();
-        let step = self.step(&mut scratch, (places, sequences), wanted, &mut logits, team.size());
+        let step = self.step(&mut scratch, (places, sequences), wanted, logits, team.size());
         team.run(&|member| Part::new(self, &step, member).run());
         drop(step);
         kept().push(scratch);
         for piece in pieces {
             piece.cache.close(piece.tokens.len());
         }
-        Ok(logits)
+        Ok(())
     }
 
     fn check(&self, pieces: &[PackedPiece<'_>]) -> Result<(), ModelError> {
@@ -422,14 +444,16 @@ mod tests {
                 let all: Vec<usize> = (0..count).collect();
                 let mut fork = cache.clone();
                 let mut pieces = [PackedPiece::new(piece, &mut cache)];
-                let logits = model.forward_by(&team, &mut pieces, &all).unwrap();
+                let mut logits = Vec::new();
+                model.forward_by(&team, &mut pieces, &all, &mut logits).unwrap();
                 // Beside a shorter text.
                 let mut company = model.cache();
                 let mut pieces = [
                     PackedPiece::new(&piece[..1], &mut company),
                     PackedPiece::new(piece, &mut fork),
                 ];
-                let beside = model.forward_by(&team, &mut pieces, &[count]).unwrap();
+                let mut beside = vec![f32::NAN; 5];
+                model.forward_by(&team, &mut pieces, &[count], &mut beside).unwrap();
                 assert_eq!(logits.rchunks(96).next().unwrap(), beside);
                 found.extend(logits);
             }
