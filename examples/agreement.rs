@@ -93,11 +93,11 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     let second = said(other, arguments.other_packed)?;
     bar.finish_and_clear();
     let report = compare(&first, &second);
-    match arguments.json {
-        true => println!("{}", serde_json::to_string(&report)?),
+    let text = match arguments.json {
+        true => serde_json::to_string(&report)? + "\n",
         false => show(&report),
-    }
-    Ok(())
+    };
+    lines::print(&text)
 }
 
 fn ask(guard: &LlamaGuard, exchange: &Exchange, max_tokens: usize) -> Outcome<Said> {
@@ -137,22 +137,15 @@ fn compare(first: &[Said], second: &[Said]) -> Report {
     }
 }
 
-fn show(report: &Report) {
+fn show(report: &Report) -> String {
     let share = |part: usize, of: usize| 100.0 * part as f64 / of.max(1) as f64;
-    let Report { exchanges, equal_texts, tokens, labels, equal_labels, .. } = *report;
-    println!(
-        "texts        {equal_texts} of {exchanges} are equal ({:.1} %)",
-        share(equal_texts, exchanges)
-    );
-    let before = report.tokens_before_they_part;
-    println!(
-        "tokens       {before} of {tokens} stand before they part ({:.1} %)",
-        share(before, tokens)
-    );
-    println!(
-        "labels       {equal_labels} of {labels} are equal ({:.2} %)",
-        share(equal_labels, labels)
-    );
+    let line = |name: &str, part: usize, of: usize, what: &str| {
+        format!("{name:<12} {part} of {of} {what} ({:.2} %)\n", share(part, of))
+    };
     let [one, other] = report.perplexity;
-    println!("perplexity   {one:.4} and {other:.4} ({:+.3} %)", 100.0 * (other / one - 1.0));
+    let change = 100.0 * (other / one - 1.0);
+    line("texts", report.equal_texts, report.exchanges, "are equal")
+        + &line("tokens", report.tokens_before_they_part, report.tokens, "stand before they part")
+        + &line("labels", report.equal_labels, report.labels, "are equal")
+        + &format!("{:<12} {one:.4} and {other:.4} ({change:+.3} %)\n", "perplexity")
 }

@@ -3,6 +3,7 @@
 //! cargo run --release --example bench -- --requests 200
 
 use std::collections::BTreeMap;
+use std::fmt::Write;
 use std::fs::read_to_string;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -103,7 +104,7 @@ fn run(arguments: &Arguments) -> Outcome<()> {
         let context = guard.generator().config().max_positions;
         if prompt + written > context {
             bar.inc(arguments.repetitions.into());
-            bar.suspend(|| eprintln!("{prompt} tokens are left out: the context has {context}"));
+            bar.println(format!("{prompt} tokens are left out: the context has {context}"));
             return Ok(None);
         }
         let mut seconds = Vec::new();
@@ -139,11 +140,11 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     }
     bar.finish_and_clear();
     report.peak_memory_bytes = peak_memory();
-    match arguments.json {
-        true => println!("{}", serde_json::to_string(&report)?),
-        false => show(&report),
-    }
-    Ok(())
+    let text = match arguments.json {
+        true => serde_json::to_string(&report)? + "\n",
+        false => show(&report)?,
+    };
+    lines::print(&text)
 }
 
 /// What answers a caller.
@@ -245,24 +246,27 @@ fn peak_memory() -> Option<u64> {
     Some(kilobytes * 1024)
 }
 
-fn show(report: &Report) {
-    println!("{}, packed {}, {} threads", report.model, report.packed, report.threads);
+fn show(report: &Report) -> Result<String, std::fmt::Error> {
+    let mut text = String::new();
+    writeln!(text, "{}, packed {}, {} threads", report.model, report.packed, report.threads)?;
     for (length, speed) in &report.prefill_tokens_per_second {
-        println!("  read {length:>6} tokens     {speed:>9.1} tokens / s");
+        writeln!(text, "  read {length:>6} tokens     {speed:>9.1} tokens / s")?;
     }
     for (depth, speed) in &report.decode_tokens_per_second {
-        println!("  write behind {depth:>6}   {speed:>9.1} tokens / s");
+        writeln!(text, "  write behind {depth:>6}   {speed:>9.1} tokens / s")?;
     }
     for (callers, verdicts) in &report.verdicts {
         let Verdicts { mode, requests, verdicts_per_second: rate, tokens_written, .. } = verdicts;
         let [p50, p95, p99] =
             [verdicts.latency_p50_ms, verdicts.latency_p95_ms, verdicts.latency_p99_ms];
-        println!(
+        writeln!(
+            text,
             "  {callers:>3} callers, {mode}: {rate:.2} verdicts / s; p50 {p50:.1}, p95 {p95:.1}, p99 \
              {p99:.1} ms; {requests} verdicts, {tokens_written} tokens written"
-        );
+        )?;
     }
     if let Some(bytes) = report.peak_memory_bytes {
-        println!("  peak memory {:.1} MB", bytes as f64 / 1e6);
+        writeln!(text, "  peak memory {:.1} MB", bytes as f64 / 1e6)?;
     }
+    Ok(text)
 }

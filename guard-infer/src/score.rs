@@ -78,6 +78,8 @@ impl LlamaGenerator {
 
     /// Encodes a request and parts what its continuations share from what they do not.
     fn question(&self, call: &Call, request: &ScoreRequest) -> Result<Question, GenerateError> {
+        #[cfg(not(feature = "flex"))]
+        let _ = call;
         let mut shared = self.encode(&request.prompt)?;
         let prefix = self.tokenizer().prefix().len();
         let mut tails = Vec::new();

@@ -198,7 +198,7 @@ fn empty_calls_are_done_at_once() {
 fn scores_and_texts_take_turns() {
     let generator = generator().with_max_rows(4);
     let request = |n: usize| {
-        let texts = vec!["yes".to_owned(), "no, it is not".to_owned(), "no".to_owned()];
+        let texts = ["yes".to_owned(), "no, it is not".to_owned(), "no".to_owned()];
         ScoreRequest::new(prompts(n).remove(0), texts[..2 + n % 2].to_vec())
     };
     let score = |n: usize, limits: &Limits| {

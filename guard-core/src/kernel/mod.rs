@@ -127,6 +127,7 @@ pub(crate) fn serves(near: &Tensor<1>) -> bool {
 
 /// Where the rows of a packed batch lie, and the heads of its attention.
 #[derive(Clone, Debug)]
+#[cfg_attr(not(feature = "flex"), expect(dead_code, reason = "only kernels look into it"))]
 pub(crate) struct Attending {
     /// The place of the first token and the number of tokens of each row.
     pub(crate) rows: Vec<(usize, usize)>,
