@@ -70,6 +70,12 @@ impl Call {
         self.options.limits.exceeded(self.started.elapsed())
     }
 
+    /// Whether there is anything that could end the call before it is done.
+    #[cfg(feature = "flex")]
+    pub(crate) fn can_be_over(&self) -> bool {
+        self.options.limits != guard_core::Limits::default()
+    }
+
     /// What stands in the place of a text that was not begun.
     pub(crate) fn not_begun(&self, prompt_tokens: usize, finish: Finish) -> Completed {
         let usage = Usage::new(prompt_tokens, 0, self.started.elapsed());

@@ -299,7 +299,7 @@ impl LlamaGenerator {
     #[cfg(feature = "flex")]
     pub(crate) fn turn(&self, call: &Call) -> Option<Turn<'_>> {
         let Engine::Packed(_) = self.model else { return None };
-        self.on_cpu.turns.take(|| call.over().is_some())
+        self.on_cpu.turns.take(call)
     }
 
     /// Whether there is room for another call that waits for its turn.

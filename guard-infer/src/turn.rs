@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
+use crate::call::Call;
 use crate::queue::lock;
 
 /// One caller at a time. Texts that are under way come first, then who waits the longest: a mutex would let in
@@ -33,16 +34,25 @@ struct Waiter {
 pub(crate) struct Turn<'a>(&'a Turns);
 
 impl Turns {
-    /// How long a caller waits until it looks whether it still wants to.
-    const PATIENCE: Duration = Duration::from_millis(5);
+    /// How long a caller that can be over waits until it looks whether it is.
+    const PATIENCE: Duration = Duration::from_millis(10);
 
-    /// Waits for the caller's turn, or until it is `over` for it.
-    pub(crate) fn take(&self, over: impl Fn() -> bool) -> Option<Turn<'_>> {
+    /// Waits for the call's turn, or until the call is over.
+    pub(crate) fn take(&self, call: &Call) -> Option<Turn<'_>> {
+        self.take_unless(call.can_be_over(), || call.over().is_some())
+    }
+
+    fn take_unless(&self, can_be_over: bool, over: impl Fn() -> bool) -> Option<Turn<'_>> {
         let waiter = match self.begin(VecDeque::push_back) {
             Ok(turn) => return Some(turn),
             Err(waiter) => waiter,
         };
         while !waiter.has_turn.load(Ordering::Acquire) {
+            if !can_be_over {
+                // Who need not look is not woken up, and keeps no processor from those at work.
+                thread::park();
+                continue;
+            }
             thread::park_timeout(Self::PATIENCE);
             if over() {
                 let mut state = lock(&self.state);
@@ -120,7 +130,7 @@ mod tests {
                     for _ in 0..200 {
                         // Some of each kind.
                         let _turn = match count.load(Ordering::Relaxed) % 2 {
-                            0 => turns.take(|| false).unwrap(),
+                            0 => turns.take_unless(false, || false).unwrap(),
                             _ => turns.take_next(),
                         };
                         assert_eq!(inside.fetch_add(1, Ordering::SeqCst), 0);
@@ -141,7 +151,7 @@ mod tests {
             panic!("on purpose");
         }));
         assert!(result.is_err());
-        assert!(turns.take(|| true).is_some());
+        assert!(turns.take_unless(true, || true).is_some());
     }
 
     #[test]
@@ -149,8 +159,8 @@ mod tests {
         let turns = Turns::default();
         let turn = turns.take_next();
         thread::scope(|scope| {
-            let impatient = scope.spawn(|| turns.take(|| true).is_none());
-            let patient = scope.spawn(|| turns.take(|| false).is_some());
+            let impatient = scope.spawn(|| turns.take_unless(true, || true).is_none());
+            let patient = scope.spawn(|| turns.take_unless(true, || false).is_some());
             assert!(impatient.join().unwrap());
             drop(turn);
             assert!(patient.join().unwrap());
