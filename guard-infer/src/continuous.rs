@@ -343,7 +343,7 @@ impl Writing {
             drafter
         });
         // Of the tokens that have room, the last one need not be read.
-        let most = drafter.most().min(call.room(row).saturating_sub(1));
+        let most = drafter.most(rows).min(call.room(row).saturating_sub(1));
         if most > 0 {
             self.tokens.extend(drafter.guess(&call.likely(row), phrases, most));
         }

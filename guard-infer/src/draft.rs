@@ -8,7 +8,7 @@ use guard_core::{Prompt, Tokenizer};
 
 use crate::sampler::fnv1a;
 
-/// The most tokens that are guessed ahead.
+/// The most tokens that are guessed ahead in a step, of all texts.
 const MAX_GUESSES: usize = 6;
 
 /// Guesses at one text, from what it and its prompt say elsewhere and from phrases that are known.
@@ -19,6 +19,9 @@ pub(crate) struct Drafter {
     triples: HashMap<[u32; 3], usize>,
     /// How many guesses are worth trying.
     length: usize,
+    /// How often in a row nothing came true, and for how many steps nothing is guessed therefore.
+    wrong: u32,
+    rest: usize,
 }
 
 impl Drafter {
@@ -32,6 +35,8 @@ impl Drafter {
             pairs: HashMap::new(),
             triples: HashMap::new(),
             length: 2,
+            wrong: 0,
+            rest: 0,
         };
         drafter.learn(prompt);
         drafter
@@ -51,18 +56,27 @@ impl Drafter {
         }
     }
 
-    /// So many guesses were made, and so many came true.
+    /// So many guesses were made, and so many came true. Where none does again and again, as in texts that are
+    /// drawn, the next try comes later and later.
     pub(crate) fn judge(&mut self, guessed: usize, came_true: usize) {
-        match guessed {
-            0 => {}
-            _ if came_true == guessed => self.length = (guessed + 2).min(MAX_GUESSES),
-            _ => self.length = came_true.max(1),
+        match (guessed, came_true) {
+            (0, _) => self.rest = self.rest.saturating_sub(1),
+            (_, 0) => {
+                (self.length, self.rest) = (1, (1 << self.wrong) - 1);
+                self.wrong = (self.wrong + 1).min(6);
+            }
+            _ => {
+                let all = came_true == guessed;
+                self.length = if all { (guessed + 2).min(MAX_GUESSES) } else { came_true };
+                self.wrong = 0;
+            }
         }
     }
 
-    /// How many guesses are worth trying.
-    pub(crate) fn most(&self) -> usize {
-        self.length
+    /// How many guesses are worth trying beside so many texts, which share what a step can take.
+    pub(crate) fn most(&self, rows: usize) -> usize {
+        let most = self.length.min(MAX_GUESSES / rows.max(1));
+        if self.rest > 0 { 0 } else { most }
     }
 
     /// At most so many tokens that may follow: those that are likely, and what usually follows them.
@@ -176,11 +190,20 @@ mod tests {
     fn guesses_are_as_long_as_they_come_true() {
         let mut drafter = Drafter::new(&[]);
         drafter.judge(2, 2);
-        assert_eq!(drafter.most(), 4);
+        assert_eq!(drafter.most(1), 4);
         drafter.judge(4, 4);
         drafter.judge(6, 6);
-        assert_eq!(drafter.most(), MAX_GUESSES);
-        drafter.judge(6, 0);
-        assert_eq!(drafter.most(), 1);
+        assert_eq!((drafter.most(1), drafter.most(Drafter::MAX_ROWS)), (MAX_GUESSES, 1));
+        drafter.judge(6, 2);
+        assert_eq!(drafter.most(1), 2);
+        // Once wrong is tried again at once, twice after a step, and so on.
+        for rest in [0, 1, 3, 7] {
+            drafter.judge(1, 0);
+            for _ in 0..rest {
+                assert_eq!(drafter.most(1), 0);
+                drafter.judge(0, 0);
+            }
+            assert_eq!(drafter.most(1), 1);
+        }
     }
 }
