@@ -16,7 +16,7 @@ use guard_examples::model::{JudgeArguments, ModelArguments};
 use guard_examples::{progress, sources};
 use guard_infer::{
     Exchange, GenerateOptions, Guard, GuardError, GuardFormat, JudgeOptions, LlamaGuard,
-    ReasoningMode, TextGenerator, Usage,
+    ReasoningMode, Sampling, TextGenerator, Usage,
 };
 use indicatif::ProgressBar;
 use serde::Serialize;
@@ -51,9 +51,13 @@ struct Arguments {
     /// model wants to say: for comparisons with other engines. Guesses ahead are made as ever.
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..))]
     fixed_tokens: Option<u16>,
-    /// How many callers ask at once.
+    /// How many callers ask at once; 0 asks nothing.
     #[arg(long, value_delimiter = ',', default_value = "1,4,16")]
     concurrency: Vec<usize>,
+    /// How many samples are drawn from a prompt (temperature 1, top-p 0.95), of as many tokens each as
+    /// --fixed-tokens says: what they cost a prompt, one caller asking.
+    #[arg(long, value_delimiter = ',', requires = "fixed_tokens")]
+    samples: Vec<usize>,
     /// JSON lines of {"prompt": ..., "response": ...} to judge. Default: some of a made-up bank.
     #[arg(long)]
     input: Option<PathBuf>,
@@ -71,6 +75,8 @@ struct Report {
     prefill_tokens_per_second: BTreeMap<usize, f64>,
     decode_tokens_per_second: BTreeMap<usize, f64>,
     verdicts: BTreeMap<usize, Verdicts>,
+    /// By the number of samples.
+    sampling_seconds_per_prompt: BTreeMap<usize, f64>,
     /// The most memory that the program held at once, where the system tells.
     peak_memory_bytes: Option<u64>,
 }
@@ -98,9 +104,45 @@ fn run(arguments: &Arguments) -> Outcome<()> {
     let exchanges = sources::exchanges(arguments.input.as_deref(), arguments.requests)?;
     let guard = arguments.judge.guard(&arguments.model.model, &arguments.model.place)?;
     let steps = arguments.prompt_tokens.len() + arguments.depths.len();
-    let judged = arguments.concurrency.len() * exchanges.len();
-    let bar = progress::bar(0, steps * usize::from(arguments.repetitions) + judged);
-    let speed = |prompt: usize, written: usize, writes: bool| -> Outcome<Option<f64>> {
+    let asked = arguments.concurrency.len() + arguments.samples.len();
+    let bar =
+        progress::bar(0, steps * usize::from(arguments.repetitions) + asked * exchanges.len());
+    let (prefill, decode) = speeds(&guard, arguments, &bar)?;
+    let asked = Asked::new(guard, arguments);
+    let mut verdicts = BTreeMap::new();
+    for &callers in arguments.concurrency.iter().filter(|&&callers| callers > 0) {
+        if !exchanges.is_empty() {
+            verdicts.insert(callers, ask(&asked, &exchanges, callers, &bar)?);
+        }
+    }
+    let report = Report {
+        model: arguments.model.model.to_string(),
+        packed: arguments.model.place.packed.to_string(),
+        threads: threads(),
+        prefill_tokens_per_second: prefill,
+        decode_tokens_per_second: decode,
+        verdicts,
+        sampling_seconds_per_prompt: sample(&asked, &exchanges, &arguments.samples, &bar)?,
+        peak_memory_bytes: peak_memory(),
+    };
+    bar.finish_and_clear();
+    let text = match arguments.json {
+        true => serde_json::to_string(&report)? + "\n",
+        false => show(&report)?,
+    };
+    lines::print(&text)
+}
+
+/// Tokens a second, by the number of tokens read or before.
+type Speeds = BTreeMap<usize, f64>;
+
+/// How fast one text is read, and how fast it is written.
+fn speeds(
+    guard: &LlamaGuard,
+    arguments: &Arguments,
+    bar: &ProgressBar,
+) -> Outcome<(Speeds, Speeds)> {
+    let speed = |prompt: usize, written: usize| -> Outcome<Option<f64>> {
         let context = guard.generator().config().max_positions;
         if prompt + written > context {
             bar.inc(arguments.repetitions.into());
@@ -110,41 +152,41 @@ fn run(arguments: &Arguments) -> Outcome<()> {
         let mut seconds = Vec::new();
         for _ in 0..arguments.repetitions {
             let timing = guard.generator().time(prompt, written)?;
-            seconds.push(if writes { timing.decode } else { timing.prefill }.as_secs_f64());
+            seconds.push(if written > 0 { timing.decode } else { timing.prefill }.as_secs_f64());
             bar.inc(1);
         }
-        let tokens = if writes { written } else { prompt } as f64;
+        let tokens = if written > 0 { written } else { prompt } as f64;
         Ok(percentile(&mut seconds, 0.5).map(|seconds| tokens / seconds))
     };
-    let mut report = Report {
-        model: arguments.model.model.to_string(),
-        packed: arguments.model.place.packed.to_string(),
-        threads: threads(),
-        prefill_tokens_per_second: BTreeMap::new(),
-        decode_tokens_per_second: BTreeMap::new(),
-        verdicts: BTreeMap::new(),
-        peak_memory_bytes: None,
-    };
+    let (mut prefill, mut decode) = (Speeds::new(), Speeds::new());
     for &length in arguments.prompt_tokens.iter().filter(|&&length| length > 0) {
-        report.prefill_tokens_per_second.extend(speed(length, 0, false)?.map(|s| (length, s)));
+        prefill.extend(speed(length, 0)?.map(|speed| (length, speed)));
     }
-    if arguments.decode_tokens > 0 {
-        for &depth in &arguments.depths {
-            let found = speed(depth.max(1), arguments.decode_tokens, true)?;
-            report.decode_tokens_per_second.extend(found.map(|speed| (depth, speed)));
+    for &depth in arguments.depths.iter().filter(|_| arguments.decode_tokens > 0) {
+        let found = speed(depth.max(1), arguments.decode_tokens)?;
+        decode.extend(found.map(|speed| (depth, speed)));
+    }
+    Ok((prefill, decode))
+}
+
+/// What samples of a prompt cost, by their number: seconds, the numbers taking turns.
+fn sample(
+    asked: &Asked,
+    exchanges: &[Exchange],
+    counts: &[usize],
+    bar: &ProgressBar,
+) -> Outcome<BTreeMap<usize, f64>> {
+    let mut seconds: BTreeMap<usize, f64> = BTreeMap::new();
+    for exchange in exchanges {
+        for &count in counts {
+            let started = Instant::now();
+            asked.sample(exchange, count)?;
+            *seconds.entry(count).or_default() += started.elapsed().as_secs_f64();
+            bar.inc(1);
         }
     }
-    let asked = Asked::new(guard, arguments);
-    for &callers in arguments.concurrency.iter().filter(|_| !exchanges.is_empty()) {
-        report.verdicts.insert(callers, ask(&asked, &exchanges, callers.max(1), &bar)?);
-    }
-    bar.finish_and_clear();
-    report.peak_memory_bytes = peak_memory();
-    let text = match arguments.json {
-        true => serde_json::to_string(&report)? + "\n",
-        false => show(&report)?,
-    };
-    lines::print(&text)
+    seconds.values_mut().for_each(|seconds| *seconds /= exchanges.len().max(1) as f64);
+    Ok(seconds)
 }
 
 /// What answers a caller.
@@ -173,6 +215,21 @@ impl Asked {
             let mut verdicts = self.guard.judge(std::slice::from_ref(exchange), &self.judge);
             return Ok(verdicts.remove(0)?.usage);
         };
+        self.generate(exchange, options)
+    }
+
+    /// Draws so many samples behind the guard's prompts.
+    fn sample(&self, exchange: &Exchange, count: usize) -> Result<Usage, GuardError> {
+        let sampling = Sampling::TopP { temperature: 1.0, top_p: 0.95 };
+        let options = self.fixed.clone().unwrap_or_default().with_samples(count);
+        self.generate(exchange, &options.with_sampling(sampling))
+    }
+
+    fn generate(
+        &self,
+        exchange: &Exchange,
+        options: &GenerateOptions,
+    ) -> Result<Usage, GuardError> {
         let calls = self.guard.format().plan(exchange, ReasoningMode::Full)?;
         let prompts: Vec<_> = calls.into_iter().map(|call| call.prompt).collect();
         let texts = self.guard.generator().generate(&prompts, options);
@@ -264,6 +321,9 @@ fn show(report: &Report) -> Result<String, std::fmt::Error> {
             "  {callers:>3} callers, {mode}: {rate:.2} verdicts / s; p50 {p50:.1}, p95 {p95:.1}, p99 \
              {p99:.1} ms; {requests} verdicts, {tokens_written} tokens written"
         )?;
+    }
+    for (count, seconds) in &report.sampling_seconds_per_prompt {
+        writeln!(text, "  {count:>3} samples: {:.1} ms a prompt", seconds * 1e3)?;
     }
     if let Some(bytes) = report.peak_memory_bytes {
         writeln!(text, "  peak memory {:.1} MB", bytes as f64 / 1e6)?;

@@ -54,10 +54,10 @@ pub use visible::{is_hidden, visible};
 pub use burn;
 #[cfg(feature = "model")]
 pub use config::{ConfigError, LlamaConfig, RopeConfig, RopeScaling};
-#[cfg(feature = "model")]
-pub use kernel::log_sum_exp;
 #[cfg(feature = "flex")]
 pub use kernel::packed::{PackedCache, PackedLlama, PackedPiece};
+#[cfg(feature = "model")]
+pub use kernel::{log_sum_exp, softmax};
 #[cfg(feature = "model")]
 pub use model::{
     AdamWStep, CacheShape, Gradients, HeadPass, KvCache, KvPrefix, Linear, Llama, LoraOptions,

@@ -1,6 +1,8 @@
 //! Choosing the next token from logits.
 
-use guard_core::{Sampling, log_sum_exp};
+use std::cmp::Ordering;
+
+use guard_core::{Sampling, softmax};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -9,7 +11,13 @@ use rand_chacha::ChaCha8Rng;
 pub(crate) struct Sampler {
     sampling: Sampling,
     rng: ChaCha8Rng,
+    /// Memory that each draw uses again.
+    probabilities: Vec<f32>,
+    nucleus: Vec<Candidate>,
 }
+
+/// A token and its probability.
+type Candidate = (u32, f32);
 
 /// Logits of which some is not finite: the model is broken, or its input is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,7 +28,8 @@ impl Sampler {
     pub(crate) fn new(sampling: Sampling, seed: u64, prompt: &[u32], sample: usize) -> Self {
         let bytes =
             prompt.iter().flat_map(|id| id.to_le_bytes()).chain((sample as u64).to_le_bytes());
-        Self { sampling, rng: ChaCha8Rng::seed_from_u64(seed ^ fnv1a(bytes)) }
+        let rng = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(bytes));
+        Self { sampling, rng, probabilities: Vec::new(), nucleus: Vec::new() }
     }
 
     /// The next token.
@@ -35,18 +44,16 @@ impl Sampler {
     }
 
     fn draw(&mut self, logits: &[f32], temperature: f32, top_p: f32) -> u32 {
-        let highest = highest(logits);
-        let scaled: Vec<f32> = logits.iter().map(|logit| (logit - highest) / temperature).collect();
-        let nucleus = nucleus(&scaled, top_p);
-        let mass: f64 = nucleus.iter().map(|(_, probability)| f64::from(*probability)).sum();
-        let mut rest = self.rng.random::<f64>() * mass;
-        for (token, probability) in &nucleus {
+        softmax(logits, temperature, &mut self.probabilities);
+        nucleus(&self.probabilities, top_p, &mut self.nucleus);
+        let mut rest = self.rng.random::<f64>() * mass(&self.nucleus);
+        for (token, probability) in &self.nucleus {
             rest -= f64::from(*probability);
             if rest < 0.0 {
                 return *token;
             }
         }
-        nucleus.last().map_or(0, |(token, _)| *token)
+        self.nucleus.last().map_or(0, |(token, _)| *token)
     }
 }
 
@@ -84,32 +91,56 @@ pub(crate) fn argmax(logits: &[f32]) -> u32 {
     (best + within.unwrap_or(0)) as u32
 }
 
-/// The most probable tokens, in falling order, as few as reach `top_p` together, with their probabilities.
+/// The most probable tokens, as few as reach `top_p` together, in their own order.
 ///
-/// A vocabulary is too long to sort for every token. All that is far below the highest logit is left aside at
-/// first, and looked at only where the rest does not reach.
-fn nucleus(logits: &[f32], top_p: f32) -> Vec<(u32, f32)> {
-    let all = log_sum_exp(logits);
-    let highest = highest(logits);
-    for reach in [4.0, 12.0, f32::INFINITY] {
-        let probable = (0..).zip(logits).filter(|(_, logit)| **logit >= highest - reach);
-        let probability = |logit: f32| (f64::from(logit) - all).exp() as f32;
-        let mut ranked: Vec<(u32, f32)> =
-            probable.map(|(token, &logit)| (token, probability(logit))).collect();
-        ranked.sort_unstable_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-        let mut mass = 0.0;
-        let reached = ranked.iter().position(|(_, probability)| {
-            mass += f64::from(*probability);
-            mass >= f64::from(top_p)
-        });
-        match reached {
-            Some(last) => ranked.truncate(last + 1),
-            None if reach.is_finite() => continue,
-            None => {}
+/// A vocabulary is too long to be ranked for every token. What is far less probable than the first is left
+/// aside, and looked at only where the rest does not reach.
+fn nucleus(probabilities: &[f32], top_p: f32, kept: &mut Vec<Candidate>) {
+    let enough = f64::from(top_p);
+    let most = highest(probabilities);
+    for least in [most * 0.05, most * 0.002, most * 1e-4, most * 1e-6, 0.0] {
+        kept.clear();
+        let all = (0..).zip(probabilities.iter().copied());
+        kept.extend(all.filter(|(_, probability)| *probability >= least));
+        // All of them sum up to 1 but for rounding.
+        let is_all = kept.len() == probabilities.len();
+        if is_all && top_p >= 1.0 {
+            return;
         }
-        return ranked;
+        if is_all || mass(kept) >= enough {
+            break;
+        }
     }
-    Vec::new()
+    let count = reach(kept, enough);
+    kept.truncate(count);
+    kept.sort_unstable_by_key(|(token, _)| *token);
+}
+
+fn mass(candidates: &[Candidate]) -> f64 {
+    candidates.iter().map(|(_, probability)| f64::from(*probability)).sum()
+}
+
+/// Puts the most probable candidates first, and says how many of them reach `enough` together: all, where they
+/// do not.
+fn reach(candidates: &mut [Candidate], enough: f64) -> usize {
+    let falling =
+        |a: &Candidate, b: &Candidate| -> Ordering { b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)) };
+    // Those before `low` are among them and have `before` together; those from `high` on are not.
+    let (mut low, mut high, mut before) = (0, candidates.len(), 0.0);
+    while low < high {
+        let middle = low + (high - low) / 2;
+        candidates[low..high].select_nth_unstable_by(middle - low, falling);
+        let upper = mass(&candidates[low..middle]);
+        let with_middle = before + upper + f64::from(candidates[middle].1);
+        if before + upper >= enough {
+            high = middle;
+        } else if with_middle >= enough {
+            return middle + 1;
+        } else {
+            (low, before) = (middle + 1, with_middle);
+        }
+    }
+    low
 }
 
 #[cfg(test)]
@@ -181,25 +212,66 @@ mod tests {
 
     #[test]
     fn the_nucleus_is_the_smallest_that_reaches_the_mass() {
-        let logits = [0.1_f32, 0.4, 0.2, 0.3].map(f32::ln);
-        let tokens = |top_p| nucleus(&logits, top_p).iter().map(|t| t.0).collect::<Vec<_>>();
-        assert_eq!(tokens(0.35), [1]);
-        assert_eq!(tokens(0.65), [1, 3]);
-        assert_eq!(tokens(1.0), [1, 3, 2, 0]);
-        let flat = vec![0.0; 4096];
-        assert_eq!(nucleus(&flat, 0.5).len(), 2048);
+        let found = |probabilities: &[f32], top_p| {
+            let mut kept = vec![(9, 9.0)];
+            nucleus(probabilities, top_p, &mut kept);
+            kept.iter().map(|t| t.0).collect::<Vec<_>>()
+        };
+        let four = [0.1, 0.4, 0.2, 0.3];
+        assert_eq!(found(&four, 0.35), [1]);
+        assert_eq!(found(&four, 0.65), [1, 3]);
+        assert_eq!(found(&four, 0.75), [1, 2, 3]);
+        assert_eq!(found(&four, 1.0), [0, 1, 2, 3]);
+        let flat = vec![1.0 / 4096.0; 4096];
+        assert_eq!(found(&flat, 0.5), (0..2048).collect::<Vec<_>>());
+        assert_eq!(found(&flat, 1.0).len(), 4096);
         // A temperature near 0 is greedy.
         for temperature in [1e-3, 1e-30, f32::MIN_POSITIVE] {
             let mut cold = sampler(temperature, 0.95, 1);
             assert_eq!(cold.choose(&[0.5, 3.0, 2.0, -4.0]), Ok(1), "{temperature}");
         }
         // What is far below counts where the rest does not reach, and not before.
-        let mut steep = vec![-20.0; 4096];
-        steep[7] = 0.0;
-        let first = nucleus(&steep, 0.99);
-        assert!(first.len() == 1 && first[0].0 == 7 && (first[0].1 - 0.999_991_6).abs() < 1e-6);
-        // 3.4 millionths more, of 4,095 that have 8.4 together.
-        let found = nucleus(&steep, 0.999_995).len();
-        assert!((1500..1800).contains(&found), "{found}");
+        let mut steep = vec![2e-9; 4096];
+        steep[7] = 0.999_991_6;
+        assert_eq!(found(&steep, 0.99), [7]);
+        // 3.4 millionths more, at 2 billionths each.
+        let count = found(&steep, 0.999_995).len();
+        assert!((1650..1750).contains(&count), "{count}");
+    }
+
+    /// Ranked in full, as the definition has it.
+    fn ranked(probabilities: &[f32], top_p: f32) -> Vec<u32> {
+        let mut all: Vec<Candidate> = (0..).zip(probabilities.iter().copied()).collect();
+        all.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        let mut sum = 0.0;
+        let count = all.iter().take_while(|(_, probability)| {
+            let goes_on = sum < f64::from(top_p);
+            sum += f64::from(*probability);
+            goes_on
+        });
+        let mut tokens: Vec<u32> = count.map(|(token, _)| *token).collect();
+        tokens.sort_unstable();
+        tokens
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn the_nucleus_is_that_of_a_full_ranking(
+            logits in proptest::collection::vec(-12.0_f32..4.0, 1..600),
+            // Halves, so that some are equal.
+            is_coarse: bool, temperature in 0.2_f32..2.0, top_p in 0.01_f32..0.999,
+        ) {
+            let coarse = |logit: &f32| if is_coarse { (logit * 2.0).round() / 2.0 } else { *logit };
+            let logits: Vec<f32> = logits.iter().map(coarse).collect();
+            let (mut probabilities, mut kept) = (Vec::new(), Vec::new());
+            softmax(&logits, temperature, &mut probabilities);
+            nucleus(&probabilities, top_p, &mut kept);
+            let found: Vec<u32> = kept.iter().map(|t| t.0).collect();
+            // Sums in another order may differ where they just reach: then by one token.
+            let expected = ranked(&probabilities, top_p);
+            let sum: f64 = mass(&kept);
+            let is_close = (sum - f64::from(top_p)).abs() < 1e-9 && found.len().abs_diff(expected.len()) <= 1;
+            proptest::prop_assert!(found == expected || is_close, "{found:?} {expected:?}");
+        }
     }
 }

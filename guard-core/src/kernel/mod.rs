@@ -13,6 +13,7 @@ mod bf16;
 mod flex;
 #[cfg(feature = "flex")]
 mod head;
+mod logits;
 #[cfg(feature = "flex")]
 mod matvec;
 #[cfg(feature = "flex")]
@@ -27,6 +28,8 @@ mod product;
 mod swiglu;
 
 use burn::tensor::Tensor;
+
+pub use logits::{log_sum_exp, softmax};
 
 use crate::model::{AdamWStep, Moments, Precision};
 
@@ -43,25 +46,6 @@ pub(crate) fn on_pool<R: Send>(near: &Tensor<1>, work: impl FnOnce() -> R + Send
     }
     let _ = near;
     work()
-}
-
-/// The logarithm of the sum of the exponentials of logits: what a logit is above its log-probability. No number
-/// where one of them is none.
-///
-/// ```
-/// let logits = [2.0, 2.0, f32::ln(2.0) + 2.0];
-/// assert!((guard_core::log_sum_exp(&logits) - (2.0 + 4.0_f64.ln())).abs() < 1e-6);
-/// ```
-#[must_use]
-pub fn log_sum_exp(logits: &[f32]) -> f64 {
-    #[cfg(feature = "flex")]
-    return packed::log_sum_exp(logits);
-    #[cfg(not(feature = "flex"))]
-    {
-        let highest = f64::from(logits.iter().copied().fold(f32::NEG_INFINITY, f32::max));
-        let sum: f64 = logits.iter().map(|&logit| (f64::from(logit) - highest).exp()).sum();
-        highest + sum.ln()
-    }
 }
 
 /// `x W^T` for few rows, `x` of `[rows, d_input]` and `W` of `[d_output, d_input]`.

@@ -21,10 +21,21 @@ pub(super) fn exp<L: Lanes>(lanes: L, x: L::F) -> L::F {
     lanes.scale(value, power)
 }
 
+/// The largest of what are numbers.
+#[inline(always)]
+fn highest<L: Lanes>(lanes: L, values: &[f32]) -> f32 {
+    let (vectors, rest) = values.as_chunks::<LANES>();
+    let mut largest = lanes.splat(f32::NEG_INFINITY);
+    for vector in vectors {
+        largest = lanes.max(lanes.load(vector), largest);
+    }
+    rest.iter().copied().fold(lanes.largest(largest), f32::max)
+}
+
 /// The logarithm of the sum of the exponentials, summed up in 64 bits but for runs of 1,024.
 #[inline(always)]
 pub(super) fn log_sum_exp<L: Lanes>(lanes: L, values: &[f32], out: &mut f64) {
-    let highest = values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let highest = highest(lanes, values);
     let lift = lanes.splat(-highest);
     let mut total = 0.0;
     for run in values.chunks(64 * LANES) {
@@ -37,6 +48,42 @@ pub(super) fn log_sum_exp<L: Lanes>(lanes: L, values: &[f32], out: &mut f64) {
         total += rest.iter().map(|value| f64::from(value - highest).exp()).sum::<f64>();
     }
     *out = f64::from(highest) + total.ln();
+}
+
+/// Exponentials of what logits are below the highest, divided by a temperature, and then by their sum.
+#[inline(always)]
+pub(super) fn softmax<L: Lanes>(lanes: L, logits: &[f32], temperature: f32, out: &mut [f32]) {
+    let lift = lanes.splat(-highest(lanes, logits));
+    // Next to 0 the inverse is beyond the floats, and 0 times it no number.
+    let inverse = lanes.splat(temperature.recip().min(f32::MAX));
+    let mut total = 0.0;
+    for (run, out) in logits.chunks(64 * LANES).zip(out.chunks_mut(64 * LANES)) {
+        let (vectors, rest) = run.as_chunks::<LANES>();
+        let (places, rest_places) = out.as_chunks_mut::<LANES>();
+        let mut sums = lanes.splat(0.0);
+        for (vector, place) in vectors.iter().zip(places) {
+            let below = lanes.add(lanes.load(vector), lift);
+            let power = exp(lanes, lanes.mul(below, inverse));
+            sums = lanes.add(sums, power);
+            lanes.store(power, place);
+        }
+        total += f64::from(lanes.sum(sums));
+        let mut tail = [f32::NEG_INFINITY; LANES];
+        tail[..rest.len()].copy_from_slice(rest);
+        let mut powers = [0.0; LANES];
+        let below = lanes.add(lanes.load(&tail), lift);
+        lanes.store(exp(lanes, lanes.mul(below, inverse)), &mut powers);
+        for (place, power) in rest_places.iter_mut().zip(powers) {
+            *place = power;
+            total += f64::from(power);
+        }
+    }
+    let share = lanes.splat((1.0 / total) as f32);
+    let (vectors, rest) = out.as_chunks_mut::<LANES>();
+    for vector in vectors {
+        lanes.store(lanes.mul(lanes.load(vector), share), vector);
+    }
+    rest.iter_mut().for_each(|value| *value *= (1.0 / total) as f32);
 }
 
 /// `x / (1 + e^-x)`.
@@ -156,6 +203,33 @@ mod tests {
                 kernels::log_sum_exp(level, &values, &mut found);
                 assert!(is_so(found), "{level:?} {values:?}: {found}");
             }
+        }
+    }
+
+    #[test]
+    fn probabilities_are_those_of_the_library() {
+        for level in Level::all() {
+            for (size, temperature) in [(1, 1.0), (16, 0.5), (1000, 1.0), (5003, 2.0)] {
+                let logits: Vec<f32> = noise(size, 5).iter().map(|value| value * 20.0).collect();
+                let power = |logit: &f32| (f64::from(*logit) / f64::from(temperature)).exp();
+                let sum: f64 = logits.iter().map(power).sum();
+                let mut found = vec![f32::NAN; size];
+                kernels::softmax(level, &logits, temperature, &mut found);
+                for (found, logit) in found.iter().zip(&logits) {
+                    let apart = f64::from(*found) / (power(logit) / sum) - 1.0;
+                    assert!(apart.abs() < 4e-6, "{level:?} {size}: {apart}");
+                }
+            }
+            let mut found = [f32::NAN; 20];
+            let mut logits = [-3.0; 20];
+            logits[18] = 5.0;
+            for temperature in [1e-3, f32::MIN_POSITIVE, f32::from_bits(1)] {
+                kernels::softmax(level, &logits, temperature, &mut found);
+                assert!((found[18] - 1.0).abs() < 1e-6 && found[19] < 1e-30, "{level:?}");
+            }
+            logits[7] = f32::NAN;
+            kernels::softmax(level, &logits, 1.0, &mut found);
+            assert!(found.iter().all(|value| value.is_nan()), "{level:?}");
         }
     }
 

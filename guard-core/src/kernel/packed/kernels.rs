@@ -127,6 +127,9 @@ kernels! {
     /// The logarithm of the sum of the exponentials.
     fn log_sum_exp(values: &[f32], out: &mut f64) = elementwise::log_sum_exp;
 
+    /// The probabilities by logits that are divided by a temperature.
+    fn softmax(logits: &[f32], temperature: f32, out: &mut [f32]) = elementwise::softmax;
+
     /// A row in steps, block by block.
     fn quantize(row: &[f32], blocks: &mut [InputBlock]) = quantize_of;
 

@@ -37,7 +37,7 @@ pub(super) trait Lanes: Copy {
     fn load_bf16(self, values: &[bf16; LANES]) -> Self::F;
     /// Begins to fetch the line of the cache that holds this value, where that can be told.
     #[inline(always)]
-    fn prefetch(self, _value: &f16) {}
+    fn prefetch<T>(self, _value: &T) {}
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;
     fn div(self, a: Self::F, b: Self::F) -> Self::F;

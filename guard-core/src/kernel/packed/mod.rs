@@ -32,3 +32,8 @@ pub(crate) fn log_sum_exp(logits: &[f32]) -> f64 {
     kernels::log_sum_exp(kernels::Level::best(), logits, &mut sum);
     sum
 }
+
+/// See [`crate::softmax`].
+pub(crate) fn softmax(logits: &[f32], temperature: f32, probabilities: &mut [f32]) {
+    kernels::softmax(kernels::Level::best(), logits, temperature, probabilities);
+}

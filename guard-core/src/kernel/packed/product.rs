@@ -35,10 +35,11 @@ pub(super) trait Sink<L: Lanes, const T: usize> {
 trait Tile<'a>: Copy {
     fn of(matrix: &'a PackedMatrix, tile: usize) -> Self;
 
-    /// The sums of `R` rows from `row` on with `T` tiles.
+    /// The sums of `R` rows from `row` on with `T` tiles. The tiles that are read next are fetched meanwhile.
     fn sums<L: Lanes, const R: usize, const T: usize>(
         lanes: L,
         tiles: [Self; T],
+        next: Option<[Self; T]>,
         inputs: Inputs<'_>,
         row: usize,
     ) -> [[L::F; R]; T];
@@ -94,7 +95,7 @@ fn one<'a, L: Lanes, G: Tile<'a>>(
     // A single row is bound by reading the matrix, and four streams of memory are faster than two.
     while inputs.rows == 1 && tile + 4 <= range.end {
         let tiles = [0, 1, 2, 3].map(|next| G::of(matrix, tile + next));
-        let sums = G::sums::<L, 1, 4>(lanes, tiles, inputs, 0);
+        let sums = G::sums::<L, 1, 4>(lanes, tiles, None, inputs, 0);
         for next in 0..4 {
             sink.put(lanes, 0, tile + next, sums[next]);
         }
@@ -103,13 +104,15 @@ fn one<'a, L: Lanes, G: Tile<'a>>(
     while tile < range.end {
         if tile + 1 == range.end {
             for row in 0..inputs.rows {
-                let sums = G::sums::<L, 1, 1>(lanes, [G::of(matrix, tile)], inputs, row);
+                let sums = G::sums::<L, 1, 1>(lanes, [G::of(matrix, tile)], None, inputs, row);
                 sink.put(lanes, row, tile, sums[0]);
             }
             return;
         }
         let tiles = [G::of(matrix, tile), G::of(matrix, tile + 1)];
-        all_rows::<L, G>(lanes, tiles, inputs, &mut Separate { tile, sink });
+        let next = (inputs.rows > 1 && tile + 4 <= range.end)
+            .then(|| [G::of(matrix, tile + 2), G::of(matrix, tile + 3)]);
+        all_rows::<L, G>(lanes, tiles, next, inputs, &mut Separate { tile, sink });
         tile += 2;
     }
 }
@@ -122,9 +125,12 @@ fn two<'a, L: Lanes, G: Tile<'a>>(
     inputs: Inputs<'_>,
     sink: &mut impl Sink<L, 2>,
 ) {
+    let end = range.end;
     for tile in range {
         let tiles = [G::of(matrices[0], tile), G::of(matrices[1], tile)];
-        all_rows::<L, G>(lanes, tiles, inputs, &mut Together { tile, sink });
+        let next = (inputs.rows > 1 && tile + 1 < end)
+            .then(|| [G::of(matrices[0], tile + 1), G::of(matrices[1], tile + 1)]);
+        all_rows::<L, G>(lanes, tiles, next, inputs, &mut Together { tile, sink });
     }
 }
 
@@ -164,20 +170,21 @@ impl<L: Lanes, S: Sink<L, 2>> PairSink<L> for Together<'_, S> {
 fn all_rows<'a, L: Lanes, G: Tile<'a>>(
     lanes: L,
     tiles: [G; 2],
+    mut next: Option<[G; 2]>,
     inputs: Inputs<'_>,
     sink: &mut impl PairSink<L>,
 ) {
     let mut row = 0;
     while row + ROWS <= inputs.rows {
-        some_rows::<L, G, ROWS>(lanes, tiles, inputs, row, sink);
+        some_rows::<L, G, ROWS>(lanes, tiles, next.take(), inputs, row, sink);
         row += ROWS;
     }
     match inputs.rows - row {
-        1 => some_rows::<L, G, 1>(lanes, tiles, inputs, row, sink),
-        2 => some_rows::<L, G, 2>(lanes, tiles, inputs, row, sink),
-        3 => some_rows::<L, G, 3>(lanes, tiles, inputs, row, sink),
-        4 => some_rows::<L, G, 4>(lanes, tiles, inputs, row, sink),
-        5 => some_rows::<L, G, 5>(lanes, tiles, inputs, row, sink),
+        1 => some_rows::<L, G, 1>(lanes, tiles, next, inputs, row, sink),
+        2 => some_rows::<L, G, 2>(lanes, tiles, next, inputs, row, sink),
+        3 => some_rows::<L, G, 3>(lanes, tiles, next, inputs, row, sink),
+        4 => some_rows::<L, G, 4>(lanes, tiles, next, inputs, row, sink),
+        5 => some_rows::<L, G, 5>(lanes, tiles, next, inputs, row, sink),
         _ => {}
     }
 }
@@ -186,11 +193,12 @@ fn all_rows<'a, L: Lanes, G: Tile<'a>>(
 fn some_rows<'a, L: Lanes, G: Tile<'a>, const R: usize>(
     lanes: L,
     tiles: [G; 2],
+    next: Option<[G; 2]>,
     inputs: Inputs<'_>,
     row: usize,
     sink: &mut impl PairSink<L>,
 ) {
-    let sums = G::sums::<L, R, 2>(lanes, tiles, inputs, row);
+    let sums = G::sums::<L, R, 2>(lanes, tiles, next, inputs, row);
     for next in 0..R {
         sink.put(lanes, row + next, [sums[0][next], sums[1][next]]);
     }
@@ -254,14 +262,22 @@ impl<'a, N: FloatLine + Copy> Tile<'a> for FloatTile<'a, N> {
     fn sums<L: Lanes, const R: usize, const T: usize>(
         lanes: L,
         tiles: [Self; T],
+        next: Option<[Self; T]>,
         inputs: Inputs<'_>,
         row: usize,
     ) -> [[L::F; R]; T] {
         let width = tiles[0].0.len();
         let rows: [&[f32]; R] = rows_of(inputs.floats, width, row);
         let tiles: [&[N]; T] = std::array::from_fn(|tile| &tiles[tile].0[..width]);
+        let next: Option<[&[N]; T]> =
+            next.map(|next| std::array::from_fn(|tile| &next[tile].0[..width]));
         let mut sums = [[lanes.splat(0.0); R]; T];
         for at in 0..width {
+            if let Some(next) = &next {
+                for tile in 0..T {
+                    lanes.prefetch(&next[tile][at]);
+                }
+            }
             let mut weights = [tiles[0][at].load(lanes); T];
             for tile in 1..T {
                 weights[tile] = tiles[tile][at].load(lanes);
@@ -326,6 +342,7 @@ impl<'a, G: ByteGrid> Tile<'a> for ByteTile<'a, G> {
     fn sums<L: Lanes, const R: usize, const T: usize>(
         lanes: L,
         tiles: [Self; T],
+        next: Option<[Self; T]>,
         inputs: Inputs<'_>,
         row: usize,
     ) -> [[L::F; R]; T] {
@@ -336,6 +353,14 @@ impl<'a, G: ByteGrid> Tile<'a> for ByteTile<'a, G> {
         let scales: [&[Scales]; T] = std::array::from_fn(|tile| &tiles[tile].scales[..blocks]);
         let mut sums = [[lanes.splat(0.0); R]; T];
         for block in 0..blocks {
+            if let Some(next) = &next {
+                for tile in 0..T {
+                    for line in &next[tile].bytes[block * G::LINES..][..G::LINES] {
+                        lanes.prefetch(line);
+                    }
+                    lanes.prefetch(&next[tile].scales[block]);
+                }
+            }
             let inputs: [&InputBlock; R] = std::array::from_fn(|row| &rows[row][block]);
             let bytes: [&[Bytes]; T] =
                 std::array::from_fn(|tile| &bytes[tile][block * G::LINES..][..G::LINES]);

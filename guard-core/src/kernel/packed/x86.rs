@@ -53,7 +53,7 @@ impl Lanes for Avx512 {
         }
     }
     #[inline(always)]
-    fn prefetch(self, value: &f16) {
+    fn prefetch<T>(self, value: &T) {
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) }
     }
     #[inline(always)]
@@ -190,7 +190,7 @@ macro_rules! in_two_registers {
                 }
             }
             #[inline(always)]
-            fn prefetch(self, value: &f16) {
+            fn prefetch<T>(self, value: &T) {
                 unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) }
             }
             #[inline(always)]
