@@ -5,6 +5,7 @@ use guard_core::{Completed, Finish};
 use crate::call::{Call, Completions, Row};
 use crate::engine::{Engine, Rows};
 use crate::error::GenerateError;
+use crate::sampler::Draws;
 
 /// The most tokens of prompts that are held side by side, padding and samples included: it bounds
 /// the cache. A single longer prompt is read alone.
@@ -110,11 +111,13 @@ impl<'a> Batch<'a> {
         let mut results: Vec<_> =
             rows.iter().map(|_| Ok(Completed::new("", Finish::NotRun))).collect();
         let mut rows: Vec<(usize, Row)> = rows.into_iter().enumerate().collect();
+        let mut memory = Draws::default();
         loop {
             let mut places = Vec::new();
             let mut going = Vec::new();
             for (place, ((slot, mut row), logits)) in rows.into_iter().zip(&logits).enumerate() {
-                match self.call.advance(&mut row, logits) {
+                let chosen = row.choose(logits, &mut memory);
+                match self.call.push(&mut row, chosen) {
                     Ok(None) => {
                         places.push(place);
                         going.push((slot, row));

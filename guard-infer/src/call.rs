@@ -9,7 +9,7 @@ use guard_core::{Completed, Finish, GenerateOptions, TextStream, Tokenizer, Usag
 
 use crate::error::GenerateError;
 use crate::repetition::RepetitionDetector;
-use crate::sampler::Sampler;
+use crate::sampler::{Draws, NotFinite, Sampler};
 
 /// What a caller wants of all texts of a call.
 #[derive(Clone, Debug)]
@@ -48,6 +48,11 @@ impl Row {
     #[cfg(feature = "flex")]
     pub(crate) fn ids(&self) -> &[u32] {
         &self.ids
+    }
+
+    /// Chooses a next token, which is then [pushed](Call::push).
+    pub(crate) fn choose(&mut self, logits: &[f32], memory: &mut Draws) -> Result<u32, NotFinite> {
+        self.sampler.choose(logits, memory)
     }
 }
 
@@ -88,15 +93,13 @@ impl Call {
         vec![self.not_begun(prompt_tokens, finish); self.options.samples]
     }
 
-    /// Chooses the row's next token and says whether its text ends with it.
-    pub(crate) fn advance(
+    /// Goes on with a row by the token that was chosen, and says whether its text ends with it.
+    pub(crate) fn push(
         &self,
         row: &mut Row,
-        logits: &[f32],
+        chosen: Result<u32, NotFinite>,
     ) -> Result<Option<Finish>, GenerateError> {
-        let Ok(token) = row.sampler.choose(logits) else {
-            return Ok(Some(Finish::NonFinite));
-        };
+        let Ok(token) = chosen else { return Ok(Some(Finish::NonFinite)) };
         row.ids.push(token);
         if self.eos.contains(&token) {
             return Ok(Some(Finish::EndOfText));

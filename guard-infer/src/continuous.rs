@@ -4,12 +4,16 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use guard_core::{Finish, PackedCache, PackedPiece};
+use guard_core::{Finish, PackedCache, PackedLlama, PackedPiece};
 
 use crate::call::Row;
 use crate::draft::Drafter;
 use crate::error::GenerateError;
 use crate::queue::{Ticket, Work};
+use crate::sampler::{Draws, NotFinite};
+
+/// Logits that are worth the threads of the model when tokens are chosen by them.
+const SHARED_LOGITS: usize = 1 << 16;
 
 /// The most tokens of prompts that a step reads beside texts that are being written: they wait for it.
 const BESIDE: usize = 256;
@@ -36,6 +40,7 @@ pub(crate) struct Floor {
     writing: Vec<Writing>,
     /// Memory that each step uses again.
     logits: Vec<f32>,
+    draws: Vec<Draws>,
     /// Whether some text is done since callers were last woken.
     settled: bool,
 }
@@ -75,6 +80,8 @@ struct Writing {
     drafter: Option<Drafter>,
     /// The newest token, and what may follow it.
     tokens: Vec<u32>,
+    /// What was chosen to follow.
+    chosen: Vec<Result<u32, NotFinite>>,
 }
 
 impl Floor {
@@ -171,7 +178,7 @@ impl Floor {
             let Some(forking) = self.forking.first_mut() else { return };
             let Reading { place, number, ids, cache } = &forking.read;
             let (call, sample) = (&place.ticket.call, forking.begun);
-            let writing = Writing {
+            let mut writing = Writing {
                 place: place.clone(),
                 sample,
                 row: call.row(*number, ids, sample),
@@ -179,19 +186,21 @@ impl Floor {
                 prompt: Arc::clone(ids),
                 drafter: None,
                 tokens: Vec::new(),
+                chosen: Vec::new(),
             };
+            self.draws.resize_with(self.draws.len().max(1), Draws::default);
+            writing.choose(&forking.logits, &mut self.draws[0]);
             forking.begun += 1;
-            let logits = match forking.begun == call.options.samples {
-                true => self.forking.remove(0).logits,
-                false => forking.logits.clone(),
-            };
-            self.advance(writing, &logits);
+            if forking.begun == call.options.samples {
+                self.forking.remove(0);
+            }
+            self.advance(writing);
         }
     }
 
-    /// Chooses the next tokens of a text, which goes on or ends with them.
-    fn advance(&mut self, mut writing: Writing, logits: &[f32]) {
-        let (chosen, advanced) = writing.choose(logits);
+    /// Goes on with a text by the tokens that were chosen, or ends it.
+    fn advance(&mut self, mut writing: Writing) {
+        let (chosen, advanced) = writing.push();
         if let Ok(None) = advanced {
             writing.keep(chosen);
             return self.writing.push(writing);
@@ -270,20 +279,31 @@ impl Floor {
         let done = work.model.forward_into(&mut pieces, &wanted, &mut logits);
         drop(pieces);
         match done {
-            Ok(()) => self.go_on(&logits, whole, work.model.config().vocab_size),
+            Ok(()) => self.go_on(&logits, whole, work.model),
             Err(error) => self.fail(&error.into()),
         }
         self.logits = logits;
     }
 
     /// Chooses the next tokens of each text; prompts that are read, the first ones, are forked next.
-    fn go_on(&mut self, logits: &[f32], whole: usize, vocab_size: usize) {
+    fn go_on(&mut self, logits: &[f32], whole: usize, model: &PackedLlama) {
+        let vocab_size = model.config().vocab_size;
+        let mut writing = std::mem::take(&mut self.writing);
+        let count = self.draws.len().max(writing.len());
+        self.draws.resize_with(count, Draws::default);
         let mut rest = logits;
-        for writing in std::mem::take(&mut self.writing) {
+        let mut texts = Vec::new();
+        for (writing, draws) in writing.iter_mut().zip(&mut self.draws) {
             let (own, others) = rest.split_at(writing.tokens.len() * vocab_size);
             rest = others;
-            self.advance(writing, own);
+            texts.push((writing, own, draws));
         }
+        if logits.len() < SHARED_LOGITS {
+            texts.iter_mut().for_each(|(writing, logits, draws)| writing.choose(logits, draws));
+        } else {
+            model.for_each(&mut texts, |(writing, logits, draws)| writing.choose(logits, draws));
+        }
+        writing.into_iter().for_each(|writing| self.advance(writing));
         for (read, logits) in self.reading.drain(..whole).zip(rest.chunks_exact(vocab_size)) {
             self.forking.push(Forking { read, logits: logits.to_vec(), begun: 0 });
         }
@@ -302,21 +322,28 @@ impl Floor {
 }
 
 impl Writing {
-    /// Chooses the next tokens, as long as those that were guessed come true: how many, and whether the
-    /// text ends with them.
-    fn choose(&mut self, logits: &[f32]) -> (usize, Result<Option<Finish>, GenerateError>) {
-        let Self { place, row, tokens, .. } = self;
-        let rows = logits.chunks_exact(logits.len() / tokens.len().max(1));
-        let mut chosen = 0;
-        for logits in rows {
-            let advanced = place.ticket.call.advance(row, logits);
-            chosen += 1;
-            let came_true = tokens.get(chosen..=chosen) == Some(row.newest());
-            if !came_true || !matches!(advanced, Ok(None)) {
-                return (chosen, advanced);
+    /// Chooses the next tokens, as long as those that were guessed come true.
+    fn choose(&mut self, logits: &[f32], draws: &mut Draws) {
+        self.chosen.clear();
+        for logits in logits.chunks_exact(logits.len() / self.tokens.len().max(1)) {
+            let chosen = self.row.choose(logits, draws);
+            self.chosen.push(chosen);
+            let guessed = self.tokens.get(self.chosen.len());
+            if guessed.is_none() || chosen.ok() != guessed.copied() {
+                return;
             }
         }
-        (chosen, Ok(None))
+    }
+
+    /// Goes on with the text by what was chosen: by how many tokens, and whether it ends with them.
+    fn push(&mut self) -> (usize, Result<Option<Finish>, GenerateError>) {
+        for (before, chosen) in self.chosen.iter().enumerate() {
+            let advanced = self.place.ticket.call.push(&mut self.row, *chosen);
+            if !matches!(advanced, Ok(None)) {
+                return (before + 1, advanced);
+            }
+        }
+        (self.chosen.len(), Ok(None))
     }
 
     /// Forgets what was read of guesses that did not come true.

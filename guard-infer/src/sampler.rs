@@ -11,7 +11,11 @@ use rand_chacha::ChaCha8Rng;
 pub(crate) struct Sampler {
     sampling: Sampling,
     rng: ChaCha8Rng,
-    /// Memory that each draw uses again.
+}
+
+/// Memory that draws use again.
+#[derive(Debug, Default)]
+pub(crate) struct Draws {
     probabilities: Vec<f32>,
     nucleus: Vec<Candidate>,
 }
@@ -29,31 +33,33 @@ impl Sampler {
         let bytes =
             prompt.iter().flat_map(|id| id.to_le_bytes()).chain((sample as u64).to_le_bytes());
         let rng = ChaCha8Rng::seed_from_u64(seed ^ fnv1a(bytes));
-        Self { sampling, rng, probabilities: Vec::new(), nucleus: Vec::new() }
+        Self { sampling, rng }
     }
 
     /// The next token.
-    pub(crate) fn choose(&mut self, logits: &[f32]) -> Result<u32, NotFinite> {
+    pub(crate) fn choose(&mut self, logits: &[f32], memory: &mut Draws) -> Result<u32, NotFinite> {
         if !are_finite(logits) {
             return Err(NotFinite);
         }
         match self.sampling {
-            Sampling::TopP { temperature, top_p } => Ok(self.draw(logits, temperature, top_p)),
+            Sampling::TopP { temperature, top_p } => {
+                softmax(logits, temperature, &mut memory.probabilities);
+                nucleus(&memory.probabilities, top_p, &mut memory.nucleus);
+                Ok(self.draw(&memory.nucleus))
+            }
             _ => Ok(argmax(logits)),
         }
     }
 
-    fn draw(&mut self, logits: &[f32], temperature: f32, top_p: f32) -> u32 {
-        softmax(logits, temperature, &mut self.probabilities);
-        nucleus(&self.probabilities, top_p, &mut self.nucleus);
-        let mut rest = self.rng.random::<f64>() * mass(&self.nucleus);
-        for (token, probability) in &self.nucleus {
+    fn draw(&mut self, nucleus: &[Candidate]) -> u32 {
+        let mut rest = self.rng.random::<f64>() * mass(nucleus);
+        for (token, probability) in nucleus {
             rest -= f64::from(*probability);
             if rest < 0.0 {
                 return *token;
             }
         }
-        self.nucleus.last().map_or(0, |(token, _)| *token)
+        nucleus.last().map_or(0, |(token, _)| *token)
     }
 }
 
@@ -73,9 +79,17 @@ fn are_finite(logits: &[f32]) -> bool {
     !logits.chunks(RUN).any(is_one_not)
 }
 
-fn highest(logits: &[f32]) -> f32 {
-    let larger = |top, &logit: &f32| if logit > top { logit } else { top };
-    logits.iter().fold(f32::NEG_INFINITY, larger)
+/// The largest. Eight at a time: each comparison waits for the one before it.
+fn highest(values: &[f32]) -> f32 {
+    let larger = |top: f32, value: f32| if value > top { value } else { top };
+    let (eights, rest) = values.as_chunks::<8>();
+    let mut tops = [f32::NEG_INFINITY; 8];
+    for eight in eights {
+        for (top, value) in tops.iter_mut().zip(eight) {
+            *top = larger(*top, *value);
+        }
+    }
+    tops.iter().chain(rest).copied().fold(f32::NEG_INFINITY, larger)
 }
 
 /// The first of the largest logits.
@@ -98,22 +112,31 @@ pub(crate) fn argmax(logits: &[f32]) -> u32 {
 fn nucleus(probabilities: &[f32], top_p: f32, kept: &mut Vec<Candidate>) {
     let enough = f64::from(top_p);
     let most = highest(probabilities);
-    for least in [most * 0.05, most * 0.002, most * 1e-4, most * 1e-6, 0.0] {
-        kept.clear();
-        let all = (0..).zip(probabilities.iter().copied());
-        kept.extend(all.filter(|(_, probability)| *probability >= least));
-        // All of them sum up to 1 but for rounding.
-        let is_all = kept.len() == probabilities.len();
-        if is_all && top_p >= 1.0 {
-            return;
-        }
-        if is_all || mass(kept) >= enough {
+    for least in [most * 1e-3, most * 1e-6, 0.0] {
+        keep_from(probabilities, least, kept);
+        if mass(kept) >= enough {
             break;
         }
     }
-    let count = reach(kept, enough);
-    kept.truncate(count);
-    kept.sort_unstable_by_key(|(token, _)| *token);
+    // All of them sum up to 1 but for rounding.
+    if top_p < 1.0 {
+        let count = reach(kept, enough);
+        kept.truncate(count);
+        kept.sort_unstable_by_key(|(token, _)| *token);
+    }
+}
+
+/// The tokens that have at least this probability.
+fn keep_from(probabilities: &[f32], least: f32, kept: &mut Vec<Candidate>) {
+    /// Few tokens have: as many as these are passed over at once.
+    const FEW: usize = 16;
+    kept.clear();
+    for (few, first) in probabilities.chunks(FEW).zip((0..).step_by(FEW)) {
+        if highest(few) >= least {
+            let numbered = (first..).zip(few.iter().copied());
+            kept.extend(numbered.filter(|(_, probability)| *probability >= least));
+        }
+    }
 }
 
 fn mass(candidates: &[Candidate]) -> f64 {
@@ -149,6 +172,11 @@ mod tests {
 
     const EVEN: [f32; 4] = [0.0; 4];
 
+    /// The next token, in memory of its own.
+    fn choose(sampler: &mut Sampler, logits: &[f32]) -> Result<u32, NotFinite> {
+        sampler.choose(logits, &mut Draws::default())
+    }
+
     fn sampler(temperature: f32, top_p: f32, seed: u64) -> Sampler {
         Sampler::new(Sampling::TopP { temperature, top_p }, seed, &[1, 2], 0)
     }
@@ -156,15 +184,15 @@ mod tests {
     #[test]
     fn greedy_takes_the_first_of_the_largest() {
         let mut greedy = Sampler::new(Sampling::Greedy, 0, &[], 0);
-        assert_eq!(greedy.choose(&[0.0, 2.0, 2.0, -1.0]), Ok(1));
+        assert_eq!(choose(&mut greedy, &[0.0, 2.0, 2.0, -1.0]), Ok(1));
     }
 
     #[test]
     fn fault_t07_logits_that_are_not_finite_choose_nothing() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let mut greedy = Sampler::new(Sampling::Greedy, 0, &[], 0);
-            assert_eq!(greedy.choose(&[0.0, bad]), Err(NotFinite));
-            assert_eq!(sampler(1.0, 0.9, 0).choose(&[bad; 3]), Err(NotFinite));
+            assert_eq!(choose(&mut greedy, &[0.0, bad]), Err(NotFinite));
+            assert_eq!(choose(&mut sampler(1.0, 0.9, 0), &[bad; 3]), Err(NotFinite));
         }
     }
 
@@ -172,7 +200,7 @@ mod tests {
     fn seeds_repeat_and_differ() {
         let draws = |seed| {
             let mut sampler = sampler(1.0, 1.0, seed);
-            (0..64).map(|_| sampler.choose(&EVEN).unwrap()).collect::<Vec<_>>()
+            (0..64).map(|_| choose(&mut sampler, &EVEN).unwrap()).collect::<Vec<_>>()
         };
         assert_eq!(draws(7), draws(7));
         assert_ne!(draws(7), draws(8));
@@ -184,7 +212,7 @@ mod tests {
         let logits = [1.0_f32.ln(), 2.0_f32.ln(), 4.0_f32.ln()];
         let mut sampler = sampler(1.0, 1.0, 3);
         let mut counts = [0_usize; 3];
-        (0..7000).for_each(|_| counts[sampler.choose(&logits).unwrap() as usize] += 1);
+        (0..7000).for_each(|_| counts[choose(&mut sampler, &logits).unwrap() as usize] += 1);
         for (count, expected) in counts.into_iter().zip([1000, 2000, 4000]) {
             // Four standard deviations of a binomial draw, at most sqrt(7000 / 4) = 42 each.
             assert!(count.abs_diff(expected) < 168, "{counts:?}");
@@ -228,7 +256,7 @@ mod tests {
         // A temperature near 0 is greedy.
         for temperature in [1e-3, 1e-30, f32::MIN_POSITIVE] {
             let mut cold = sampler(temperature, 0.95, 1);
-            assert_eq!(cold.choose(&[0.5, 3.0, 2.0, -4.0]), Ok(1), "{temperature}");
+            assert_eq!(choose(&mut cold, &[0.5, 3.0, 2.0, -4.0]), Ok(1), "{temperature}");
         }
         // What is far below counts where the rest does not reach, and not before.
         let mut steep = vec![2e-9; 4096];

@@ -7,6 +7,7 @@ use half::f16;
 
 use super::attention::{HeadPage, PAGE};
 use super::lanes::LANES;
+use super::pages::{Page, Pages};
 use super::shared::Shared;
 use crate::config::LlamaConfig;
 use crate::model::CacheShape;
@@ -19,8 +20,10 @@ use crate::model::CacheShape;
 #[derive(Clone, Debug)]
 pub struct PackedCache {
     sizes: Sizes,
-    pages: Vec<Arc<Vec<f16>>>,
+    pages: Vec<Arc<Page>>,
     length: usize,
+    /// Where pages come from.
+    source: Arc<Pages>,
 }
 
 /// Where keys and values lie in a page.
@@ -52,7 +55,8 @@ impl Sizes {
         2 * PAGE * self.wide()
     }
 
-    fn page(self) -> usize {
+    /// The numbers of a page.
+    pub(super) fn page(self) -> usize {
         self.layers * self.kv_heads * self.head()
     }
 
@@ -62,8 +66,9 @@ impl Sizes {
 }
 
 impl PackedCache {
-    pub(super) fn new(sizes: Sizes) -> Self {
-        Self { sizes, pages: Vec::new(), length: 0 }
+    /// Nothing yet, for pages of these sizes.
+    pub(super) fn new(sizes: Sizes, source: Arc<Pages>) -> Self {
+        Self { sizes, pages: Vec::new(), length: 0, source }
     }
 
     pub(super) fn sizes(&self) -> Sizes {
@@ -91,12 +96,12 @@ impl PackedCache {
     /// Room for `count` more positions, in pages that nobody else has.
     pub(super) fn open(&mut self, count: usize) -> OpenPages {
         while self.pages.len() * PAGE < self.length + count {
-            self.pages.push(Arc::new(vec![f16::ZERO; self.sizes.page()]));
+            self.pages.push(Arc::new(self.source.take()));
         }
         let written = self.length / PAGE;
-        let open = |(at, page): (usize, &mut Arc<Vec<f16>>)| match at < written {
+        let open = |(at, page): (usize, &mut Arc<Page>)| match at < written {
             true => Shared::of_read(page),
-            false => Shared::new(Arc::make_mut(page).as_mut_slice()),
+            false => Shared::new(&mut *Arc::make_mut(page)),
         };
         OpenPages {
             sizes: self.sizes,

@@ -1,13 +1,14 @@
 //! A LLaMA on packed weights: what it holds, and a step of it.
 
 use std::ops::Range;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use super::attention::{SPAN, partial_size};
 use super::cache::{OpenPages, PackedCache, Sizes};
 use super::kernels::Level;
 use super::lanes::LANES;
 use super::matrix::{BLOCK, InputBlock, PackedMatrix};
+use super::pages::Pages;
 use super::part::{Own, Part};
 use super::shared::Shared;
 use super::team::Team;
@@ -45,6 +46,7 @@ pub struct PackedLlama {
     pub(super) level: Level,
     /// One for each caller that is at work.
     scratch: Mutex<Vec<Scratch>>,
+    pages: Arc<Pages>,
 }
 
 #[derive(Debug)]
@@ -193,6 +195,7 @@ impl Step<'_> {
 impl PackedLlama {
     pub(crate) fn new(config: LlamaConfig, frequencies: Vec<f32>, weights: PackedWeights) -> Self {
         let PackedWeights { embedding, blocks, norm, head } = weights;
+        let pages = Arc::new(Pages::new(Sizes::new(&config).page()));
         Self {
             config,
             embedding,
@@ -202,6 +205,7 @@ impl PackedLlama {
             frequencies,
             level: Level::best(),
             scratch: Mutex::default(),
+            pages,
         }
     }
 
@@ -226,7 +230,7 @@ impl PackedLlama {
     /// An empty cache for one sequence.
     #[must_use]
     pub fn cache(&self) -> PackedCache {
-        PackedCache::new(Sizes::new(&self.config))
+        PackedCache::new(Sizes::new(&self.config), Arc::clone(&self.pages))
     }
 
     /// Reads the tokens of all pieces, each behind what its cache holds, and gives the logits over the
@@ -274,6 +278,17 @@ impl PackedLlama {
         let is_small = tokens * self.config.parameter_count() < ALONE;
         let team = if is_small { Team::alone() } else { Team::global() };
         self.forward_by(team, pieces, wanted, logits)
+    }
+
+    /// Does the same with each of some things, on the threads that a step takes: for what has to be done with
+    /// the logits of many texts before the next one.
+    ///
+    /// # Panics
+    ///
+    /// When `work` does.
+    pub fn for_each<T: Send>(&self, items: &mut [T], work: impl Fn(&mut T) + Sync) {
+        let team = if items.len() < 2 { Team::alone() } else { Team::global() };
+        share_out(team, items, work);
     }
 
     fn forward_by(
@@ -396,6 +411,16 @@ impl PackedLlama {
     }
 }
 
+fn share_out<T: Send>(team: &Team, items: &mut [T], work: impl Fn(&mut T) + Sync) {
+    let each = items.len().div_ceil(team.size()).max(1);
+    let parts: Vec<Mutex<&mut [T]>> = items.chunks_mut(each).map(Mutex::new).collect();
+    team.run(&|member| {
+        if let Some(part) = parts.get(member.index()) {
+            part.lock().unwrap_or_else(PoisonError::into_inner).iter_mut().for_each(&work);
+        }
+    });
+}
+
 /// The spans of all sequences that places belong to.
 fn spans(places: &[Place]) -> Vec<Span> {
     let (mut spans, mut first_row) = (Vec::new(), 0);
@@ -423,6 +448,15 @@ mod tests {
     use super::*;
     use crate::model::{Llama, RandomInit};
     use crate::weights::PackedType;
+
+    #[test]
+    fn items_are_shared_out_between_threads() {
+        for (threads, count) in [(1, 5), (2, 0), (3, 1), (3, 100)] {
+            let mut items: Vec<usize> = (0..count).collect();
+            share_out(&Team::new(threads), &mut items, |item| *item = *item * 2 + 1);
+            assert!(items.iter().enumerate().all(|(at, item)| *item == 2 * at + 1));
+        }
+    }
 
     /// However many threads there are and however they share out a step: the same bits.
     #[test]

@@ -14,6 +14,7 @@ mod kernels;
 mod lanes;
 mod llama;
 mod matrix;
+mod pages;
 mod part;
 mod product;
 mod shared;
