@@ -1,16 +1,13 @@
 //! A LLaMA on packed weights: what it holds, and a step of it.
 
-use std::ops::Range;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::attention::{SPAN, partial_size};
-use super::cache::{OpenPages, PackedCache, Sizes};
+use super::cache::{PackedCache, Sizes};
 use super::kernels::Level;
-use super::lanes::LANES;
-use super::matrix::{BLOCK, InputBlock, PackedMatrix};
+use super::matrix::PackedMatrix;
 use super::pages::Pages;
-use super::part::{Own, Part};
-use super::shared::Shared;
+use super::part::Part;
+use super::step::{Place, Scratch, Step};
 use super::team::Team;
 use crate::config::LlamaConfig;
 use crate::model::ModelError;
@@ -42,7 +39,7 @@ pub struct PackedLlama {
     /// `None` when the embedding matrix is the head.
     pub(super) head: Option<PackedMatrix>,
     /// The rotation of each pair of dimensions, in radians a position.
-    frequencies: Vec<f32>,
+    pub(super) frequencies: Vec<f32>,
     pub(super) level: Level,
     /// One for each caller that is at work.
     scratch: Mutex<Vec<Scratch>>,
@@ -94,103 +91,9 @@ impl<'a> PackedPiece<'a> {
     }
 }
 
-/// Memory that each step uses again.
-#[derive(Debug, Default)]
-struct Scratch {
-    projected: Vec<f32>,
-    attended: Vec<f32>,
-    mixed: Vec<f32>,
-    gated: Vec<f32>,
-    gated_blocks: Vec<InputBlock>,
-    partials: Vec<f32>,
-    last: Vec<f32>,
-    last_blocks: Vec<InputBlock>,
-    own: Vec<Own>,
-}
-
-/// One token of a step.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub(super) token: u32,
-    pub(super) sequence: usize,
-    pub(super) position: usize,
-}
-
-/// What all threads of a step share.
-pub(super) struct Step<'a> {
-    pub(super) places: Vec<Place>,
-    pub(super) sequences: Vec<OpenPages>,
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    /// The places whose logits are wanted.
-    pub(super) wanted: &'a [usize],
-    pub(super) sharing: Sharing,
-    /// Where threads share out spans, all of them.
-    pub(super) spans: Vec<Span>,
-    /// What queries come to in each span.
-    pub(super) partials: Shared<f32>,
-    pub(super) projected: Shared<f32>,
-    pub(super) attended: Shared<f32>,
-    pub(super) mixed: Shared<f32>,
-    pub(super) gated: Shared<f32>,
-    pub(super) gated_blocks: Shared<InputBlock>,
-    pub(super) last: Shared<f32>,
-    pub(super) last_blocks: Shared<InputBlock>,
-    pub(super) logits: Shared<f32>,
-    pub(super) own: Shared<Own>,
-}
-
-/// How threads share out a step.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sharing {
-    /// Each takes rows of its own through all layers.
-    Rows,
-    /// All have all rows, and share out the outputs of each product and the heads of attention.
-    Heads,
-    /// The same, but for the positions of each head, too.
-    Spans,
-}
-
-/// Some positions of a sequence.
-#[derive(Debug)]
-pub(super) struct Span {
-    pub(super) sequence: usize,
-    /// Which of the sequence's spans it is.
-    pub(super) number: usize,
-    /// The rows of all spans before it.
-    pub(super) first_row: usize,
-}
-
-/// Tokens of a step from which on each thread takes rows of its own: the weights are then read more often,
-/// and threads wait for each other once a layer instead of five times.
-const BY_ROWS: usize = 64;
-
-/// Heads for each thread from which on it does not matter that they cannot be shared out evenly.
-const EVEN: usize = 4;
-
 /// Products of a weight and an input in a step up to which one thread does it alone: threads would wait for
 /// each other longer than they compute.
 const ALONE: usize = 16 << 20;
-
-impl Step<'_> {
-    pub(super) fn by_rows(&self) -> bool {
-        self.sharing == Sharing::Rows
-    }
-
-    /// The rows of a sequence.
-    pub(super) fn rows_of(&self, sequence: usize) -> Range<usize> {
-        let before = |place: &Place| place.sequence < sequence;
-        let start = self.places.partition_point(before);
-        start..start + self.places[start..].partition_point(|place| place.sequence == sequence)
-    }
-
-    /// Cosines and sines of a row's position.
-    pub(super) fn rotation(&self, row: usize) -> (&[f32], &[f32]) {
-        let half = self.cos.len() / self.places.len();
-        let range = row * half..(row + 1) * half;
-        (&self.cos[range.clone()], &self.sin[range])
-    }
-}
 
 impl PackedLlama {
     pub(crate) fn new(config: LlamaConfig, frequencies: Vec<f32>, weights: PackedWeights) -> Self {
@@ -315,7 +218,7 @@ impl PackedLlama {
         logits.resize(wanted.len() * self.config.vocab_size, 0.0);
         let kept = || self.scratch.lock().unwrap_or_else(PoisonError::into_inner);
         let mut scratch = kept().pop().unwrap_or_default();
-        let step = self.step(&mut scratch, (places, sequences), wanted, logits, team.size());
+        let step = Step::new(self, &mut scratch, (places, sequences), wanted, logits, team.size());
         team.run(&|member| Part::new(self, &step, member).run());
         drop(step);
         kept().push(scratch);
@@ -349,66 +252,6 @@ impl PackedLlama {
         }
         Ok(())
     }
-
-    fn step<'a>(
-        &self,
-        scratch: &mut Scratch,
-        (places, sequences): (Vec<Place>, Vec<OpenPages>),
-        wanted: &'a [usize],
-        logits: &mut [f32],
-        threads: usize,
-    ) -> Step<'a> {
-        let &LlamaConfig { hidden_size, intermediate_size, heads, kv_heads, head_dim, .. } =
-            &self.config;
-        let rows = places.len();
-        grow(&mut scratch.projected, rows * (heads + 2 * kv_heads) * head_dim, 0.0);
-        grow(&mut scratch.attended, rows * heads * head_dim, 0.0);
-        grow(&mut scratch.mixed, rows * hidden_size, 0.0);
-        grow(&mut scratch.gated, rows * intermediate_size, 0.0);
-        let blocks = intermediate_size.div_ceil(BLOCK);
-        grow(&mut scratch.gated_blocks, rows * blocks, InputBlock::ZERO);
-        grow(&mut scratch.last, wanted.len() * hidden_size, 0.0);
-        let blocks = hidden_size.div_ceil(BLOCK);
-        grow(&mut scratch.last_blocks, wanted.len() * blocks, InputBlock::ZERO);
-        let spans = spans(&places);
-        let is_uneven =
-            sequences.len() * kv_heads < EVEN * threads && spans.len() > sequences.len();
-        let sharing = match () {
-            () if rows >= BY_ROWS => Sharing::Rows,
-            () if is_uneven && threads > 1 => Sharing::Spans,
-            () => Sharing::Heads,
-        };
-        let sums = spans.last().map_or(0, |last| last.first_row + rows);
-        let partial = partial_size(head_dim.next_multiple_of(LANES));
-        let partials = if sharing == Sharing::Spans { sums * heads * partial } else { 0 };
-        grow(&mut scratch.partials, partials, 0.0);
-        let threads = threads.max(scratch.own.len());
-        scratch.own.resize_with(threads, Own::default);
-        let angles = || {
-            places.iter().flat_map(|place| {
-                self.frequencies.iter().map(|frequency| place.position as f32 * frequency)
-            })
-        };
-        Step {
-            cos: angles().map(f32::cos).collect(),
-            sin: angles().map(f32::sin).collect(),
-            sharing,
-            spans,
-            partials: Shared::new(&mut scratch.partials),
-            places,
-            sequences,
-            wanted,
-            projected: Shared::new(&mut scratch.projected),
-            attended: Shared::new(&mut scratch.attended),
-            mixed: Shared::new(&mut scratch.mixed),
-            gated: Shared::new(&mut scratch.gated),
-            gated_blocks: Shared::new(&mut scratch.gated_blocks),
-            last: Shared::new(&mut scratch.last),
-            last_blocks: Shared::new(&mut scratch.last_blocks),
-            logits: Shared::new(logits),
-            own: Shared::new(&mut scratch.own),
-        }
-    }
 }
 
 fn share_out<T: Send>(team: &Team, items: &mut [T], work: impl Fn(&mut T) + Sync) {
@@ -419,26 +262,6 @@ fn share_out<T: Send>(team: &Team, items: &mut [T], work: impl Fn(&mut T) + Sync
             part.lock().unwrap_or_else(PoisonError::into_inner).iter_mut().for_each(&work);
         }
     });
-}
-
-/// The spans of all sequences that places belong to.
-fn spans(places: &[Place]) -> Vec<Span> {
-    let (mut spans, mut first_row) = (Vec::new(), 0);
-    for rows in places.chunk_by(|a, b| a.sequence == b.sequence) {
-        let positions = rows.last().map_or(0, |last| last.position + 1);
-        for number in 0..positions.div_ceil(SPAN) {
-            spans.push(Span { sequence: rows[0].sequence, number, first_row });
-            first_row += rows.len();
-        }
-    }
-    spans
-}
-
-/// At least so many values.
-pub(super) fn grow<T: Clone>(values: &mut Vec<T>, len: usize, value: T) {
-    if values.len() < len {
-        values.resize(len, value);
-    }
 }
 
 #[cfg(test)]

@@ -18,6 +18,7 @@ mod pages;
 mod part;
 mod product;
 mod shared;
+mod step;
 mod team;
 #[cfg(target_arch = "x86_64")]
 mod x86;
