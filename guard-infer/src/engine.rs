@@ -4,7 +4,7 @@ use guard_core::burn::tensor::activation::log_softmax;
 use guard_core::burn::tensor::{Int, Tensor, TensorData};
 use guard_core::{KvCache, Llama, LlamaConfig, TokenBatch};
 #[cfg(feature = "flex")]
-use guard_core::{PackedCache, PackedLlama, PackedPiece, log_sum_exp};
+use guard_core::{PackedCache, PackedLlama, PackedPiece};
 
 use crate::error::GenerateError;
 
@@ -49,6 +49,11 @@ impl Rows<'_> {
             #[cfg(feature = "flex")]
             Self::Packed(model, _) => model.config().vocab_size,
         }
+    }
+
+    /// Whether they lie on packed weights.
+    pub(crate) fn is_packed(&self) -> bool {
+        !matches!(self, Self::Burn(..))
     }
 
     /// The number of tokens that are read of each row.
@@ -108,37 +113,44 @@ impl Rows<'_> {
         texts: &[&[u32]],
     ) -> Result<Vec<f64>, GenerateError> {
         let read: Vec<&[u32]> = texts.iter().map(|text| &text[..text.len() - 1]).collect();
-        let next: Vec<u32> = texts.iter().flat_map(|text| text[1..].iter().copied()).collect();
-        let found = match self {
-            Self::Burn(model, cache) => on_burn(model, cache, &read, &next)?,
-            #[cfg(feature = "flex")]
-            Self::Packed(model, caches) => {
-                let all: Vec<usize> = (0..next.len()).collect();
-                let logits = model.forward(&mut pieces(caches, &read), &all)?;
-                let rows = logits.chunks_exact(model.config().vocab_size).zip(&next);
-                rows.map(|(row, &id)| f64::from(row[id as usize]) - log_sum_exp(row)).collect()
-            }
-        };
-        let mut found = found.into_iter();
+        let next = texts.iter().flat_map(|text| &text[1..]);
+        let wanted: Vec<(usize, u32)> = next.copied().enumerate().collect();
+        let mut found = self.read_and_score(&read, &wanted)?.into_iter();
         let sum = |text: &&[u32]| found.by_ref().take(text.len() - 1).sum();
         Ok(texts.iter().map(sum).collect())
     }
+
+    /// Reads tokens behind each row, and gives the log-probability of each of some tokens: pairs of a place,
+    /// counted through all rows and in rising order, and a token behind it.
+    pub(crate) fn read_and_score(
+        &mut self,
+        tokens: &[&[u32]],
+        wanted: &[(usize, u32)],
+    ) -> Result<Vec<f64>, GenerateError> {
+        match self {
+            Self::Burn(model, cache) => on_burn(model, cache, tokens, wanted),
+            #[cfg(feature = "flex")]
+            Self::Packed(model, caches) => {
+                Ok(model.log_probabilities(&mut pieces(caches, tokens), wanted)?)
+            }
+        }
+    }
 }
 
-/// The log-probability of each of the tokens `next`, which follow those that are read.
 fn on_burn(
     model: &Llama,
     cache: &mut KvCache,
-    read: &[&[u32]],
-    next: &[u32],
+    tokens: &[&[u32]],
+    wanted: &[(usize, u32)],
 ) -> Result<Vec<f64>, GenerateError> {
-    let tokens = TokenBatch::new(read)?;
-    let hidden = model.forward(&tokens, Some(cache))?;
-    let (rows, width) = (read.iter().enumerate(), tokens.width());
-    let places: Vec<usize> =
+    let batch = TokenBatch::new(tokens)?;
+    let hidden = model.forward(&batch, Some(cache))?;
+    let (rows, width) = (tokens.iter().enumerate(), batch.width());
+    let all: Vec<usize> =
         rows.flat_map(|(row, ids)| (0..ids.len()).map(move |at| row * width + at)).collect();
+    let places: Vec<usize> = wanted.iter().map(|(place, _)| all[*place]).collect();
     let logits = model.logits(model.gather(hidden, &places));
-    let ids: Vec<i32> = next.iter().map(|&id| id as i32).collect();
+    let ids: Vec<i32> = wanted.iter().map(|(_, id)| *id as i32).collect();
     let shape = [ids.len(), 1];
     let ids = Tensor::<2, Int>::from_data(TensorData::new(ids, shape), &logits.device());
     let found = log_softmax(logits, 1).gather(1, ids).try_into_vec_as::<f32>()?;

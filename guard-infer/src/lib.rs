@@ -2,6 +2,7 @@
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
 mod batch;
+mod branch;
 mod builder;
 mod call;
 #[cfg(feature = "flex")]

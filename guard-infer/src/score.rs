@@ -9,6 +9,7 @@ use guard_core::{
 };
 
 use crate::batch::{Batch, MAX_TOKENS, Prefilled};
+use crate::branch;
 use crate::call::Call;
 #[cfg(feature = "flex")]
 use crate::engine::Engine;
@@ -148,26 +149,13 @@ impl<'a> Batch<'a> {
                 question.tails.iter().map(first).collect()
             })
             .collect();
-        let rows: Vec<(usize, usize)> = questions
-            .iter()
-            .enumerate()
-            .flat_map(|(q, question)| (0..question.tails.len()).map(move |tail| (q, tail)))
-            .filter(|&(q, tail)| questions[q].tails[tail].len() > 1)
-            .collect();
-        // Each fork has a cache of its own, as long as its question.
+        let tails: Vec<&[Vec<u32>]> = questions.iter().map(|q| q.tails.as_slice()).collect();
+        // Each branch has a cache of its own, as long as its question.
         let width =
             |q: &&Question| q.shared.len() + q.tails.iter().map(Vec::len).max().unwrap_or(0);
         let width = questions.iter().map(width).max().unwrap_or(1);
-        for rows in rows.chunks((MAX_TOKENS / width.max(1)).clamp(1, self.max_rows)) {
-            let forks: Vec<usize> = rows.iter().map(|(question, _)| *question).collect();
-            let tails: Vec<&[u32]> =
-                rows.iter().map(|&(q, tail)| questions[q].tails[tail].as_slice()).collect();
-            for (&(q, tail), score) in
-                rows.iter().zip(read.select(&forks).log_probabilities(&tails)?)
-            {
-                scores[q][tail] += score;
-            }
-        }
+        let most = (MAX_TOKENS / width.max(1)).clamp(1, self.max_rows);
+        branch::score(read, &tails, most, &mut scores)?;
         Ok(Some(scores))
     }
 

@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cache::{PackedCache, Sizes};
 use super::kernels::Level;
+use super::log_sum_exp;
 use super::matrix::PackedMatrix;
 use super::pages::Pages;
 use super::part::Part;
@@ -43,6 +44,8 @@ pub struct PackedLlama {
     pub(super) level: Level,
     /// One for each caller that is at work.
     scratch: Mutex<Vec<Scratch>>,
+    /// The same for the logits of those who want no more than probabilities.
+    logits: Mutex<Vec<Vec<f32>>>,
     pages: Arc<Pages>,
 }
 
@@ -108,6 +111,7 @@ impl PackedLlama {
             frequencies,
             level: Level::best(),
             scratch: Mutex::default(),
+            logits: Mutex::default(),
             pages,
         }
     }
@@ -181,6 +185,62 @@ impl PackedLlama {
         let is_small = tokens * self.config.parameter_count() < ALONE;
         let team = if is_small { Team::alone() } else { Team::global() };
         self.forward_by(team, pieces, wanted, logits)
+    }
+
+    /// Reads as [`PackedLlama::forward`] does, and gives the logarithm of the probability of each of some tokens
+    /// behind a place: pairs of a place, in rising order, and a token.
+    ///
+    /// ```
+    /// # use guard_core::{Llama, LlamaConfig, PackedPiece, PackedType, RandomInit, burn::tensor::Device};
+    /// # let (config, device) = (LlamaConfig::tiny(64), Device::flex());
+    /// # let model = Llama::random(&config, RandomInit::default(), &device)?.packed(PackedType::Q8_0);
+    /// # let model = model.expect("the model lies in the memory of the CPU");
+    /// let mut cache = model.cache();
+    /// let mut pieces = [PackedPiece::new(&[1, 2, 3], &mut cache)];
+    /// // That 3 follows 2, and that 4 or 5 follow 3.
+    /// let found = model.log_probabilities(&mut pieces, &[(1, 3), (2, 4), (2, 5)])?;
+    /// assert!(found.len() == 3 && found.iter().all(|&logarithm| logarithm < 0.0));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`PackedLlama::forward`], also for tokens that are asked for.
+    ///
+    /// # Panics
+    ///
+    /// When a place is none or stands behind a later one.
+    pub fn log_probabilities(
+        &self,
+        pieces: &mut [PackedPiece<'_>],
+        wanted: &[(usize, u32)],
+    ) -> Result<Vec<f64>, ModelError> {
+        assert!(wanted.is_sorted_by_key(|(place, _)| place), "places in rising order");
+        let vocab_size = self.config.vocab_size;
+        if let Some(&(_, id)) = wanted.iter().find(|(_, id)| *id as usize >= vocab_size) {
+            return Err(ModelError::TokenOutOfRange { id, vocab_size });
+        }
+        let same: Vec<&[(usize, u32)]> = wanted.chunk_by(|a, b| a.0 == b.0).collect();
+        let places: Vec<usize> = same.iter().map(|same| same[0].0).collect();
+        let kept = || self.logits.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut logits = kept().pop().unwrap_or_default();
+        self.forward_into(pieces, &places, &mut logits)?;
+        let mut found = vec![0.0; wanted.len()];
+        let mut rest = &mut found[..];
+        let mut rows = Vec::new();
+        for (same, logits) in same.into_iter().zip(logits.chunks_exact(vocab_size)) {
+            let (own, others) = rest.split_at_mut(same.len());
+            rest = others;
+            rows.push((same, logits, own));
+        }
+        self.for_each(&mut rows, |(same, logits, found)| {
+            let all = log_sum_exp(logits);
+            for (found, (_, id)) in found.iter_mut().zip(*same) {
+                *found = f64::from(logits[*id as usize]) - all;
+            }
+        });
+        kept().push(logits);
+        Ok(found)
     }
 
     /// Does the same with each of some things, on the threads that a step takes: for what has to be done with
