@@ -56,8 +56,8 @@ struct Arguments {
     concurrency: Vec<usize>,
     /// How many samples are drawn from a prompt (temperature 1, top-p 0.95), of as many tokens each as
     /// --fixed-tokens says: what they cost a prompt, one caller asking.
-    #[arg(long, value_delimiter = ',', requires = "fixed_tokens")]
-    samples: Vec<usize>,
+    #[arg(long, value_delimiter = ',', requires = "fixed_tokens", value_parser = clap::value_parser!(u8).range(1..=64))]
+    samples: Vec<u8>,
     /// JSON lines of {"prompt": ..., "response": ...} to judge. Default: some of a made-up bank.
     #[arg(long)]
     input: Option<PathBuf>,
@@ -173,15 +173,16 @@ fn speeds(
 fn sample(
     asked: &Asked,
     exchanges: &[Exchange],
-    counts: &[usize],
+    counts: &[u8],
     bar: &ProgressBar,
 ) -> Outcome<BTreeMap<usize, f64>> {
-    let mut seconds: BTreeMap<usize, f64> = BTreeMap::new();
+    let mut seconds: BTreeMap<usize, f64> =
+        counts.iter().map(|&count| (count.into(), 0.0)).collect();
     for exchange in exchanges {
-        for &count in counts {
+        for (&count, seconds) in &mut seconds {
             let started = Instant::now();
             asked.sample(exchange, count)?;
-            *seconds.entry(count).or_default() += started.elapsed().as_secs_f64();
+            *seconds += started.elapsed().as_secs_f64();
             bar.inc(1);
         }
     }
@@ -290,10 +291,12 @@ fn percentile(values: &mut [f64], share: f64) -> Option<f64> {
     values.get(at.saturating_sub(1)).copied()
 }
 
+/// The threads that compute on the CPU; for other devices one gives the orders.
 fn threads() -> usize {
-    let told = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
-    told.filter(|&threads| threads > 0)
-        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, |count| count.get()))
+    #[cfg(feature = "flex")]
+    return guard_infer::PackedLlama::threads();
+    #[cfg(not(feature = "flex"))]
+    1
 }
 
 fn peak_memory() -> Option<u64> {

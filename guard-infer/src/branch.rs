@@ -60,19 +60,22 @@ impl Trees<'_> {
 }
 
 /// Adds the scores of all tokens of continuations but their first ones, which have theirs. `read` are the rows
-/// of the prompts; at most so many rows are read side by side.
+/// of the prompts; at most so many rows are read side by side. `false` when the call was over before all had theirs.
 pub(crate) fn score(
     read: Rows<'_>,
     tails: &[&[Vec<u32>]],
-    most: usize,
+    (most, is_over): (usize, impl Fn() -> bool),
     scores: &mut [Vec<f64>],
-) -> Result<(), GenerateError> {
+) -> Result<bool, GenerateError> {
     // A pass on burn has its price, however little it reads: there, one with more tokens is faster than several.
     let trees = Trees { tails, is_shared: read.is_packed() };
     let prompts = tails.iter().enumerate();
     let first = prompts.flat_map(|(prompt, all)| trees.branches([prompt, prompt, 0], 0..all.len()));
     let mut open = aside(read, first.collect(), most);
     while let Some((parents, branches)) = open.pop() {
+        if is_over() {
+            return Ok(false);
+        }
         let places: Vec<usize> = branches.iter().map(|branch| branch.row).collect();
         let mut rows = parents.select(&places);
         drop(parents);
@@ -99,7 +102,7 @@ pub(crate) fn score(
         });
         open.extend(aside(rows, further.collect(), most));
     }
-    Ok(())
+    Ok(true)
 }
 
 /// Branches of rows, as many together as are read side by side.

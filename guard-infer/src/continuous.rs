@@ -279,15 +279,14 @@ impl Floor {
         let done = work.model.forward_into(&mut pieces, &wanted, &mut logits);
         drop(pieces);
         match done {
-            Ok(()) => self.go_on(&logits, whole, work.model),
+            Ok(()) => self.go_on(&logits, whole, work.model.config().vocab_size),
             Err(error) => self.fail(&error.into()),
         }
         self.logits = logits;
     }
 
     /// Chooses the next tokens of each text; prompts that are read, the first ones, are forked next.
-    fn go_on(&mut self, logits: &[f32], whole: usize, model: &PackedLlama) {
-        let vocab_size = model.config().vocab_size;
+    fn go_on(&mut self, logits: &[f32], whole: usize, vocab_size: usize) {
         let mut writing = std::mem::take(&mut self.writing);
         let count = self.draws.len().max(writing.len());
         self.draws.resize_with(count, Draws::default);
@@ -301,7 +300,9 @@ impl Floor {
         if logits.len() < SHARED_LOGITS {
             texts.iter_mut().for_each(|(writing, logits, draws)| writing.choose(logits, draws));
         } else {
-            model.for_each(&mut texts, |(writing, logits, draws)| writing.choose(logits, draws));
+            PackedLlama::for_each(&mut texts, |(writing, logits, draws)| {
+                writing.choose(logits, draws);
+            });
         }
         writing.into_iter().for_each(|writing| self.advance(writing));
         for (read, logits) in self.reading.drain(..whole).zip(rest.chunks_exact(vocab_size)) {

@@ -70,7 +70,7 @@ impl Default for OnCpu {
     fn default() -> Self {
         Self {
             prefixes: Prefixes::default(),
-            turns: Turns::default(),
+            turns: Turns::new(PackedLlama::threads()),
             queue: Queue::new(Queue::LIMIT),
             drafts: true,
             phrases: Phrases::default(),
@@ -295,11 +295,15 @@ impl LlamaGenerator {
         prefixes.begin((model, turns), call, prompt, ids).map(Some)
     }
 
-    /// The call's turn on packed weights, unless it is over before.
+    /// The call's turn on packed weights to read so many tokens, unless it is over before.
     #[cfg(feature = "flex")]
-    pub(crate) fn turn(&self, call: &Call) -> Option<Turn<'_>> {
+    pub(crate) fn turn(&self, call: &Call, tokens: usize) -> Option<Turn<'_>> {
         let Engine::Packed(_) = self.model else { return None };
-        self.on_cpu.turns.take(call)
+        // Those who have a thread each hold as much side by side as one may who has all.
+        match tokens > MAX_TOKENS / PackedLlama::threads() {
+            true => self.on_cpu.turns.take_all(call),
+            false => self.on_cpu.turns.take(call),
+        }
     }
 
     /// Whether there is room for another call that waits for its turn.

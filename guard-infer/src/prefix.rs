@@ -43,7 +43,7 @@ impl Prefixes {
             Some(prefix) => prefix,
             None => {
                 // Whoever is over waits no longer; nothing will be read.
-                let Some(_turn) = turns.take(call) else {
+                let Some(_turn) = turns.take_all(call) else {
                     return Ok(model.cache());
                 };
                 // Another caller may have read it meanwhile.

@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-#[cfg(feature = "flex")]
-use guard_core::PackedCache;
 use guard_core::{
     Finish, GenerateOptions, Limits, Prompt, ScoreRequest, Scored, Usage, log_sum_exp,
 };
+#[cfg(feature = "flex")]
+use guard_core::{PackedCache, PackedLlama};
 
 use crate::batch::{Batch, MAX_TOKENS, Prefilled};
 use crate::branch;
@@ -16,6 +16,8 @@ use crate::engine::Engine;
 use crate::engine::Rows;
 use crate::error::GenerateError;
 use crate::generator::LlamaGenerator;
+#[cfg(feature = "flex")]
+use crate::turn::Turn;
 
 /// The tokens that all continuations of a prompt share, prompt included, and what follows in each:
 /// at least one token.
@@ -28,10 +30,13 @@ struct Question {
 }
 
 impl Question {
-    /// All tokens are read, and none is written.
+    /// All tokens count as read, also those that are alike and read once, and none is written.
     fn usage(&self, started: Instant) -> Usage {
-        let tails: usize = self.tails.iter().map(Vec::len).sum();
-        Usage::new(self.shared.len() + tails, 0, started.elapsed())
+        Usage::new(self.tokens(), 0, started.elapsed())
+    }
+
+    fn tokens(&self) -> usize {
+        self.shared.len() + self.tails.iter().map(Vec::len).sum::<usize>()
     }
 }
 
@@ -67,10 +72,18 @@ impl LlamaGenerator {
         for group in self.groups(&lengths, forks) {
             // Without a turn the call is over, which is looked at next.
             #[cfg(feature = "flex")]
-            let _turn = self.turn(&call);
+            let turn = self.turn(&call, group.iter().map(|&i| questions[i].1.tokens()).sum());
             let group: Vec<&(usize, Question)> = group.into_iter().map(|i| &questions[i]).collect();
             let asked: Vec<&Question> = group.iter().map(|(_, question)| question).collect();
-            for ((place, _), scored) in group.iter().zip(batch.score(&asked)) {
+            let score = || batch.score(&asked);
+            #[cfg(feature = "flex")]
+            let scored = match turn.as_ref().is_some_and(Turn::is_of_one_thread) {
+                true => PackedLlama::on_this_thread(score),
+                false => score(),
+            };
+            #[cfg(not(feature = "flex"))]
+            let scored = score();
+            for ((place, _), scored) in group.iter().zip(scored) {
                 results[*place] = scored;
             }
         }
@@ -155,8 +168,9 @@ impl<'a> Batch<'a> {
             |q: &&Question| q.shared.len() + q.tails.iter().map(Vec::len).max().unwrap_or(0);
         let width = questions.iter().map(width).max().unwrap_or(1);
         let most = (MAX_TOKENS / width.max(1)).clamp(1, self.max_rows);
-        branch::score(read, &tails, most, &mut scores)?;
-        Ok(Some(scores))
+        let is_over = || self.call.over().is_some();
+        let is_done = branch::score(read, &tails, (most, is_over), &mut scores)?;
+        Ok(is_done.then_some(scores))
     }
 
     /// Rows with what is read of the questions.

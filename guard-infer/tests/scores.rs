@@ -47,7 +47,15 @@ fn in_one_pass(ids: &[u32], first: usize) -> f64 {
 
 #[test]
 fn scores_are_the_probabilities_of_the_tokens_that_differ() {
-    let texts = ["Request: harmful", "Request: unharmful", "Request: x", "a"];
+    // Some begin with others, and some are the same.
+    let texts = [
+        "Request: harmful",
+        "Request: unharmful",
+        "Request: harmful, or not",
+        "Request: harmful",
+        "Request: x",
+        "a",
+    ];
     let prompts = ["hello", "What is the capital of France?", "<|eot_id|>"].map(Prompt::text);
     // Packed weights keep keys and values in 16 bits.
     let engines = [(on_burn as fn() -> LlamaGenerator, 1e-3), (generator, 0.05)];
@@ -56,7 +64,7 @@ fn scores_are_the_probabilities_of_the_tokens_that_differ() {
     {
         let generator = generator().with_max_rows(rows).with_prefill_tokens(7);
         let requests = [0, 1, 2].map(|prompt| {
-            let texts = texts[..4 - prompt].iter().map(|&text| text.to_owned()).collect();
+            let texts = texts[..6 - prompt].iter().map(|&text| text.to_owned()).collect();
             ScoreRequest::new(prompts[prompt].clone(), texts)
         });
         let scored = generator.score(&requests, &Limits::default()).unwrap();

@@ -23,7 +23,7 @@ pub fn log_sum_exp(logits: &[f32]) -> f64 {
 }
 
 /// The probabilities of tokens by their logits, divided by a temperature above 0. No numbers where one of the
-/// logits is none.
+/// logits is none. What lies 87 or more below the highest counts as if it lay 87 below.
 ///
 /// The memory of `probabilities` is used again.
 ///

@@ -17,13 +17,23 @@ use crate::model::CacheShape;
 ///
 /// They lie in pages. A clone shares them until one of the two writes to a page: what many sequences begin
 /// with is read once and cloned.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct PackedCache {
     sizes: Sizes,
     pages: Vec<Arc<Page>>,
     length: usize,
     /// Where pages come from.
     source: Arc<Pages>,
+}
+
+impl std::fmt::Debug for PackedCache {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { sizes, length, .. } = self;
+        f.debug_struct("PackedCache")
+            .field("sizes", sizes)
+            .field("length", length)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Where keys and values lie in a page.

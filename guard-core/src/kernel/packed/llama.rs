@@ -98,6 +98,12 @@ impl<'a> PackedPiece<'a> {
 /// each other longer than they compute.
 const ALONE: usize = 16 << 20;
 
+/// Logits that are worth all threads.
+const SHARED_LOGITS: usize = 1 << 16;
+
+/// The memory of logits that is worth keeping, in bytes: those behind a long text are many.
+const KEPT_LOGITS: usize = 32 << 20;
+
 impl PackedLlama {
     pub(crate) fn new(config: LlamaConfig, frequencies: Vec<f32>, weights: PackedWeights) -> Self {
         let PackedWeights { embedding, blocks, norm, head } = weights;
@@ -183,8 +189,20 @@ impl PackedLlama {
     ) -> Result<(), ModelError> {
         let tokens: usize = pieces.iter().map(|piece| piece.tokens.len()).sum();
         let is_small = tokens * self.config.parameter_count() < ALONE;
-        let team = if is_small { Team::alone() } else { Team::global() };
-        self.forward_by(team, pieces, wanted, logits)
+        self.forward_by(Team::of_caller(is_small), pieces, wanted, logits)
+    }
+
+    /// How many threads a step takes: as many as the processor runs, or as `RAYON_NUM_THREADS` says.
+    #[must_use]
+    pub fn threads() -> usize {
+        Team::threads()
+    }
+
+    /// Does something of which all steps run on the caller's thread. Where as many callers are at work as there
+    /// are threads, each gets on faster alone than all threads with one after the other: they need not wait for
+    /// each other within a step. What is computed is the same.
+    pub fn on_this_thread<R>(work: impl FnOnce() -> R) -> R {
+        Team::without(work)
     }
 
     /// Reads as [`PackedLlama::forward`] does, and gives the logarithm of the probability of each of some tokens
@@ -233,25 +251,27 @@ impl PackedLlama {
             rest = others;
             rows.push((same, logits, own));
         }
-        self.for_each(&mut rows, |(same, logits, found)| {
+        let team = Team::of_caller(logits.len() < SHARED_LOGITS);
+        share_out(team, &mut rows, |(same, logits, found)| {
             let all = log_sum_exp(logits);
             for (found, (_, id)) in found.iter_mut().zip(*same) {
                 *found = f64::from(logits[*id as usize]) - all;
             }
         });
-        kept().push(logits);
+        if size_of_val(&logits[..]) <= KEPT_LOGITS {
+            kept().push(logits);
+        }
         Ok(found)
     }
 
     /// Does the same with each of some things, on the threads that a step takes: for what has to be done with
-    /// the logits of many texts before the next one.
+    /// the logits of many texts before the next one. Steps within `work` run on the thread that it has.
     ///
     /// # Panics
     ///
     /// When `work` does.
-    pub fn for_each<T: Send>(&self, items: &mut [T], work: impl Fn(&mut T) + Sync) {
-        let team = if items.len() < 2 { Team::alone() } else { Team::global() };
-        share_out(team, items, work);
+    pub fn for_each<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) {
+        share_out(Team::of_caller(items.len() < 2), items, work);
     }
 
     fn forward_by(
@@ -319,7 +339,9 @@ fn share_out<T: Send>(team: &Team, items: &mut [T], work: impl Fn(&mut T) + Sync
     let parts: Vec<Mutex<&mut [T]>> = items.chunks_mut(each).map(Mutex::new).collect();
     team.run(&|member| {
         if let Some(part) = parts.get(member.index()) {
-            part.lock().unwrap_or_else(PoisonError::into_inner).iter_mut().for_each(&work);
+            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            // The team is taken: a step within would wait for itself.
+            Team::without(|| part.iter_mut().for_each(&work));
         }
     });
 }
@@ -336,7 +358,12 @@ mod tests {
     fn items_are_shared_out_between_threads() {
         for (threads, count) in [(1, 5), (2, 0), (3, 1), (3, 100)] {
             let mut items: Vec<usize> = (0..count).collect();
-            share_out(&Team::new(threads), &mut items, |item| *item = *item * 2 + 1);
+            let team = Team::new(threads);
+            share_out(&team, &mut items, |item| {
+                // Would never come back on the same team.
+                assert_eq!(Team::of_caller(false).size(), 1);
+                *item = *item * 2 + 1;
+            });
             assert!(items.iter().enumerate().all(|(at, item)| *item == 2 * at + 1));
         }
     }

@@ -1,7 +1,7 @@
 //! Memory of keys and values, in pages that are used again.
 
 use std::ops::{Deref, DerefMut};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use half::f16;
 
@@ -10,14 +10,12 @@ const KEPT: usize = 64 << 20;
 
 /// Pages of one size that nobody has any more. A text needs some for each 64 tokens, and getting them from the
 /// system time and again takes several hundredths of the time in which it is written.
-#[derive(Debug)]
 pub(super) struct Pages {
     size: usize,
     free: Mutex<Vec<Vec<f16>>>,
 }
 
 /// A page, which goes back when nobody has it any more. A new one may hold what another text has left.
-#[derive(Debug)]
 pub(super) struct Page {
     values: Vec<f16>,
     pages: Arc<Pages>,
@@ -31,11 +29,12 @@ impl Pages {
 
     /// A page of whatever content.
     pub(super) fn take(self: &Arc<Self>) -> Page {
-        let values = self.free().pop().unwrap_or_else(|| vec![f16::ZERO; self.size]);
+        let free = self.free().pop();
+        let values = free.unwrap_or_else(|| vec![f16::ZERO; self.size]);
         Page { values, pages: Arc::clone(self) }
     }
 
-    fn free(&self) -> std::sync::MutexGuard<'_, Vec<Vec<f16>>> {
+    fn free(&self) -> MutexGuard<'_, Vec<Vec<f16>>> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

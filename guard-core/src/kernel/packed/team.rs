@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "threads borrow the work that they are given")]
 
 use std::any::Any;
+use std::cell::Cell;
 use std::num::NonZero;
 use std::ops::Range;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -14,6 +15,11 @@ const SPINS: u32 = 4_000;
 
 /// Rounds of waiting for work before a thread goes to sleep.
 const IDLE_SPINS: u32 = 40_000;
+
+thread_local! {
+    /// Whether this thread wants to be alone.
+    static IS_ALONE: Cell<bool> = const { Cell::new(false) };
+}
 
 /// Some threads, of which the caller's is one.
 #[derive(Debug)]
@@ -68,10 +74,16 @@ impl Team {
     /// come.
     pub(crate) fn global() -> &'static Self {
         static TEAM: OnceLock<Team> = OnceLock::new();
-        TEAM.get_or_init(|| {
+        TEAM.get_or_init(|| Self::new(Self::threads()))
+    }
+
+    /// How many threads that of the process has, if the system gives them.
+    pub(crate) fn threads() -> usize {
+        static THREADS: OnceLock<usize> = OnceLock::new();
+        *THREADS.get_or_init(|| {
             let told = std::env::var("RAYON_NUM_THREADS").ok().and_then(|text| text.parse().ok());
             let all = || thread::available_parallelism().map_or(1, NonZero::get);
-            Self::new(told.filter(|&threads| threads > 0).unwrap_or_else(all))
+            told.filter(|&threads| threads > 0).unwrap_or_else(all)
         })
     }
 
@@ -79,6 +91,24 @@ impl Team {
     pub(crate) fn alone() -> &'static Self {
         static ALONE: OnceLock<Team> = OnceLock::new();
         ALONE.get_or_init(|| Self::new(1))
+    }
+
+    /// That of the process, unless there is too little to do for it or the caller wants to be alone.
+    pub(crate) fn of_caller(is_little: bool) -> &'static Self {
+        if is_little || IS_ALONE.get() { Self::alone() } else { Self::global() }
+    }
+
+    /// Does something in which the calling thread wants to be alone.
+    pub(crate) fn without<R>(work: impl FnOnce() -> R) -> R {
+        /// Sets it back however the work ends.
+        struct Before(bool);
+        impl Drop for Before {
+            fn drop(&mut self) {
+                IS_ALONE.set(self.0);
+            }
+        }
+        let _before = Before(IS_ALONE.replace(true));
+        work()
     }
 
     /// A team of so many threads, or of as many of them as the system gives, at least one.
@@ -291,6 +321,20 @@ mod tests {
             });
             assert_eq!(count.load(Ordering::Relaxed), 2);
         }
+    }
+
+    #[test]
+    fn who_wants_to_be_alone_is_until_its_work_ends() {
+        let size = |is_little| Team::of_caller(is_little).size();
+        let all = size(false);
+        Team::without(|| {
+            assert_eq!(size(false), 1);
+            Team::without(|| assert_eq!(size(false), 1));
+            assert_eq!(size(false), 1);
+        });
+        let panicked = catch_unwind(|| Team::without(|| panic!("on purpose")));
+        assert!(panicked.is_err());
+        assert_eq!((size(false), size(true)), (all, 1));
     }
 
     #[test]
