@@ -16,10 +16,12 @@ sanitized() {
 
 case "${1:-valgrind}" in
 valgrind)
-    if ! command -v valgrind >/dev/null; then
-        echo "skipped: valgrind is not installed"
-        exit 0
-    fi
+    for program in valgrind python3; do
+        if ! command -v "$program" >/dev/null; then
+            echo "skipped: $program is not installed"
+            exit 0
+        fi
+    done
     tests=$(cargo test --workspace --no-run --message-format=json-render-diagnostics |
         python3 -c 'import json, sys
 for line in sys.stdin:
