@@ -94,10 +94,7 @@ struct Verdicts {
 }
 
 fn main() -> ExitCode {
-    match run(&Arguments::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => lines::fail(error.as_ref()),
-    }
+    lines::exit(run(&Arguments::parse()))
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {

@@ -198,6 +198,15 @@ pub fn warn(error: &dyn Error) {
     let _ = writeln!(io::stderr(), "warning: {}", visible(&chain(error)));
 }
 
+/// The exit code for what has come of an example; an error is told.
+#[must_use]
+pub fn exit(outcome: Outcome<()>) -> ExitCode {
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(error.as_ref()),
+    }
+}
+
 /// Tells an error, which may quote a hostile file, on standard error and returns the exit code for it.
 #[must_use]
 pub fn fail(error: &dyn Error) -> ExitCode {

@@ -12,9 +12,6 @@ use crate::error::GenerateError;
 use crate::queue::{Ticket, Work};
 use crate::sampler::{Draws, NotFinite};
 
-/// Logits that are worth the threads of the model when tokens are chosen by them.
-const SHARED_LOGITS: usize = 1 << 16;
-
 /// The most tokens of prompts that a step reads beside texts that are being written: they wait for it.
 const BESIDE: usize = 256;
 
@@ -297,13 +294,9 @@ impl Floor {
             rest = others;
             texts.push((writing, own, draws));
         }
-        if logits.len() < SHARED_LOGITS {
-            texts.iter_mut().for_each(|(writing, logits, draws)| writing.choose(logits, draws));
-        } else {
-            PackedLlama::for_each(&mut texts, |(writing, logits, draws)| {
-                writing.choose(logits, draws);
-            });
-        }
+        PackedLlama::for_each(&mut texts, logits.len(), |(writing, logits, draws)| {
+            writing.choose(logits, draws);
+        });
         writing.into_iter().for_each(|writing| self.advance(writing));
         for (read, logits) in self.reading.drain(..whole).zip(rest.chunks_exact(vocab_size)) {
             self.forking.push(Forking { read, logits: logits.to_vec(), begun: 0 });

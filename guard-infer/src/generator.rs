@@ -295,15 +295,26 @@ impl LlamaGenerator {
         prefixes.begin((model, turns), call, prompt, ids).map(Some)
     }
 
-    /// The call's turn on packed weights to read so many tokens, unless it is over before.
+    /// Has a call read so many tokens in its turn. A call that is over before does not wait for one: it looks
+    /// itself whether it is.
     #[cfg(feature = "flex")]
-    pub(crate) fn turn(&self, call: &Call, tokens: usize) -> Option<Turn<'_>> {
-        let Engine::Packed(_) = self.model else { return None };
+    pub(crate) fn in_turn<R>(&self, call: &Call, tokens: usize, work: impl FnOnce() -> R) -> R {
+        let Engine::Packed(_) = self.model else { return work() };
         // Those who have a thread each hold as much side by side as one may who has all.
-        match tokens > MAX_TOKENS / PackedLlama::threads() {
+        let turn = match tokens > MAX_TOKENS / PackedLlama::threads() {
             true => self.on_cpu.turns.take_all(call),
             false => self.on_cpu.turns.take(call),
+        };
+        match turn.as_ref().is_some_and(Turn::is_of_one_thread) {
+            true => PackedLlama::on_this_thread(work),
+            false => work(),
         }
+    }
+
+    /// On burn calls do not take turns.
+    #[cfg(not(feature = "flex"))]
+    pub(crate) fn in_turn<R>(&self, _: &Call, _: usize, work: impl FnOnce() -> R) -> R {
+        work()
     }
 
     /// Whether there is room for another call that waits for its turn.

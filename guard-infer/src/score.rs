@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
+#[cfg(feature = "flex")]
+use guard_core::PackedCache;
 use guard_core::{
     Finish, GenerateOptions, Limits, Prompt, ScoreRequest, Scored, Usage, log_sum_exp,
 };
-#[cfg(feature = "flex")]
-use guard_core::{PackedCache, PackedLlama};
 
 use crate::batch::{Batch, MAX_TOKENS, Prefilled};
 use crate::branch;
@@ -16,8 +16,6 @@ use crate::engine::Engine;
 use crate::engine::Rows;
 use crate::error::GenerateError;
 use crate::generator::LlamaGenerator;
-#[cfg(feature = "flex")]
-use crate::turn::Turn;
 
 /// The tokens that all continuations of a prompt share, prompt included, and what follows in each:
 /// at least one token.
@@ -70,19 +68,10 @@ impl LlamaGenerator {
         let forks = questions.iter().map(|(_, question)| question.tails.len()).max().unwrap_or(1);
         let lengths: Vec<usize> = questions.iter().map(|(_, q)| q.shared.len()).collect();
         for group in self.groups(&lengths, forks) {
-            // Without a turn the call is over, which is looked at next.
-            #[cfg(feature = "flex")]
-            let turn = self.turn(&call, group.iter().map(|&i| questions[i].1.tokens()).sum());
+            let tokens = group.iter().map(|&i| questions[i].1.tokens()).sum();
             let group: Vec<&(usize, Question)> = group.into_iter().map(|i| &questions[i]).collect();
             let asked: Vec<&Question> = group.iter().map(|(_, question)| question).collect();
-            let score = || batch.score(&asked);
-            #[cfg(feature = "flex")]
-            let scored = match turn.as_ref().is_some_and(Turn::is_of_one_thread) {
-                true => PackedLlama::on_this_thread(score),
-                false => score(),
-            };
-            #[cfg(not(feature = "flex"))]
-            let scored = score();
+            let scored = self.in_turn(&call, tokens, || batch.score(&asked));
             for ((place, _), scored) in group.iter().zip(scored) {
                 results[*place] = scored;
             }

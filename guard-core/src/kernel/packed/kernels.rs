@@ -10,8 +10,9 @@ use super::attention::{self, HeadPage};
 use super::elementwise;
 use super::lanes::{LANES, Lanes, Portable};
 use super::matrix::{InputBlock, PackedMatrix};
-use super::product::{self, Inputs, Sink};
+use super::product::{self, Sink};
 use super::shared::Shared;
+use super::tiles::Inputs;
 #[cfg(target_arch = "x86_64")]
 use super::x86::{Avx2, Avx512, AvxVnni};
 

@@ -98,8 +98,8 @@ impl<'a> PackedPiece<'a> {
 /// each other longer than they compute.
 const ALONE: usize = 16 << 20;
 
-/// Logits that are worth all threads.
-const SHARED_LOGITS: usize = 1 << 16;
+/// Numbers to be looked at that are worth all threads.
+const SHARED_NUMBERS: usize = 1 << 16;
 
 /// The memory of logits that is worth keeping, in bytes: those behind a long text are many.
 const KEPT_LOGITS: usize = 32 << 20;
@@ -251,8 +251,7 @@ impl PackedLlama {
             rest = others;
             rows.push((same, logits, own));
         }
-        let team = Team::of_caller(logits.len() < SHARED_LOGITS);
-        share_out(team, &mut rows, |(same, logits, found)| {
+        Self::for_each(&mut rows, logits.len(), |(same, logits, found)| {
             let all = log_sum_exp(logits);
             for (found, (_, id)) in found.iter_mut().zip(*same) {
                 *found = f64::from(logits[*id as usize]) - all;
@@ -264,14 +263,16 @@ impl PackedLlama {
         Ok(found)
     }
 
-    /// Does the same with each of some things, on the threads that a step takes: for what has to be done with
-    /// the logits of many texts before the next one. Steps within `work` run on the thread that it has.
+    /// Does the same with each of some things, which look at so many numbers together, on the threads that a step
+    /// takes if that is worth it: for what has to be done with the logits of many texts before the next step.
+    /// Steps within `work` run on the thread that it has.
     ///
     /// # Panics
     ///
     /// When `work` does.
-    pub fn for_each<T: Send>(items: &mut [T], work: impl Fn(&mut T) + Sync) {
-        share_out(Team::of_caller(items.len() < 2), items, work);
+    pub fn for_each<T: Send>(items: &mut [T], numbers: usize, work: impl Fn(&mut T) + Sync) {
+        let is_little = items.len() < 2 || numbers < SHARED_NUMBERS;
+        share_out(Team::of_caller(is_little), items, work);
     }
 
     fn forward_by(

@@ -20,6 +20,7 @@ mod product;
 mod shared;
 mod step;
 mod team;
+mod tiles;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 

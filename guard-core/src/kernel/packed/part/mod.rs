@@ -12,10 +12,10 @@ use super::kernels::{self, Level, Outputs};
 use super::lanes::LANES;
 use super::llama::{PackedBlock, PackedLlama};
 use super::matrix::{BLOCK, InputBlock, PackedMatrix};
-use super::product::Inputs;
 use super::shared::Shared;
 use super::step::{Sharing, Step, grow};
 use super::team::Member;
+use super::tiles::Inputs;
 use crate::config::LlamaConfig;
 
 /// What each thread has for itself.
