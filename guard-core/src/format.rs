@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use crate::completed::{Completed, Finish};
 use crate::exchange::Exchange;
-use crate::generate::{Completed, Finish, StopCondition};
+use crate::generate::StopCondition;
 use crate::label::{Completion, Harm, Labels, Task};
 use crate::parse::{
     ParsedOutput, has_own_answers, is_reasoned, is_whole_output, likely_continuation, parse_output,

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use crate::exchange::Exchange;
 use crate::format::FormatError;
-use crate::generate::{Cancel, Limits, OptionsError};
+use crate::generate::OptionsError;
 use crate::label::Task;
+use crate::limits::{Cancel, Limits};
 use crate::verdict::{Answer, Reason, Verdict};
 use crate::visible::is_hidden;
 

@@ -1,6 +1,7 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod completed;
 #[cfg(feature = "model")]
 mod config;
 mod exchange;
@@ -10,6 +11,7 @@ mod guard;
 #[cfg(feature = "model")]
 mod kernel;
 mod label;
+mod limits;
 #[cfg(feature = "model")]
 mod model;
 pub mod parse;
@@ -28,14 +30,15 @@ mod visible;
 #[cfg(feature = "model")]
 mod weights;
 
+pub use completed::{Completed, Finish, Usage};
 pub use exchange::{Exchange, ExchangeError, Message, Role};
 pub use format::{AnswerSource, Call, FormatError, GuardFormat, GuardReasonerFormat};
 pub use generate::{
-    Cancel, Completed, Finish, GenerateOptions, Limits, OptionsError, RepetitionStop, Sampling,
-    StopCondition, TextGenerator, Usage,
+    GenerateOptions, OptionsError, RepetitionStop, Sampling, StopCondition, TextGenerator,
 };
 pub use guard::{Guard, GuardError, GuardInfo, JudgeMode, JudgeOptions, UnknownJudgeMode};
 pub use label::{Completion, Harm, Label, LabelError, Labels, Task};
+pub use limits::{Cancel, Limits};
 pub use policy::{Action, Cause, Decision, Policy};
 pub use prompt::{
     INSTRUCTION, Prompt, PromptStyle, ReasoningMode, Segment, UnknownPromptStyle, read_input,

@@ -4,7 +4,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-use crate::generate::{Finish, OptionsError, Usage};
+use crate::completed::{Finish, Usage};
+use crate::generate::OptionsError;
 use crate::label::{Label, Labels, Task};
 use crate::prompt::Prompt;
 use crate::redacted::Redacted;

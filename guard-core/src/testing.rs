@@ -17,8 +17,9 @@ use std::convert::Infallible;
 use std::fmt;
 use std::sync::Mutex;
 
+use crate::completed::{Completed, Finish};
 use crate::exchange::Exchange;
-use crate::generate::{Completed, Finish, GenerateOptions, TextGenerator};
+use crate::generate::{GenerateOptions, TextGenerator};
 use crate::guard::{Guard, GuardError, GuardInfo, JudgeOptions};
 use crate::label::Task;
 use crate::prompt::Prompt;

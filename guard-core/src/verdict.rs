@@ -6,7 +6,7 @@ use serde::de::Error as _;
 use serde::ser::SerializeStruct;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-use crate::generate::{Finish, Usage};
+use crate::completed::{Finish, Usage};
 use crate::label::{Completion, Harm, Label, Task};
 use crate::reasoning::Reasoning;
 use crate::redacted::Redacted;
