@@ -39,8 +39,8 @@ struct Arguments {
     #[arg(long)]
     input: Option<PathBuf>,
     /// How many exchanges are compared.
-    #[arg(long, default_value_t = 200)]
-    requests: usize,
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    requests: u32,
     /// Print the figures as JSON.
     #[arg(long)]
     json: bool,
@@ -72,7 +72,7 @@ fn main() -> ExitCode {
 }
 
 fn run(arguments: &Arguments) -> Outcome<()> {
-    let exchanges = sources::exchanges(arguments.input.as_deref(), arguments.requests)?;
+    let exchanges = sources::exchanges(arguments.input.as_deref(), arguments.requests as usize)?;
     let bar = progress::bar(0, 2 * exchanges.len());
     let said = |model: &ModelName, packed: PackedType| -> Outcome<Vec<Said>> {
         let place = DeviceArguments { packed, ..arguments.place };

@@ -173,8 +173,8 @@ fn sample(
     counts: &[u8],
     bar: &ProgressBar,
 ) -> Outcome<BTreeMap<usize, f64>> {
-    let mut seconds: BTreeMap<usize, f64> =
-        counts.iter().map(|&count| (count.into(), 0.0)).collect();
+    let asked_for = counts.iter().filter(|_| !exchanges.is_empty());
+    let mut seconds: BTreeMap<usize, f64> = asked_for.map(|&count| (count.into(), 0.0)).collect();
     for exchange in exchanges {
         for (&count, seconds) in &mut seconds {
             let started = Instant::now();
@@ -183,7 +183,7 @@ fn sample(
             bar.inc(1);
         }
     }
-    seconds.values_mut().for_each(|seconds| *seconds /= exchanges.len().max(1) as f64);
+    seconds.values_mut().for_each(|seconds| *seconds /= exchanges.len() as f64);
     Ok(seconds)
 }
 

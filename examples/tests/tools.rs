@@ -216,8 +216,17 @@ fn speed_and_agreement_are_measured() {
     }
     let mut fixed = example("bench");
     fixed.args(["--device", "cpu", "--requests", "2", "--concurrency", "2", "--fixed-tokens", "7"]);
-    fixed.args(["--prompt-tokens", "0", "--decode-tokens", "0", "--json"]);
-    assert_eq!(report(&mut fixed)["verdicts"]["2"]["tokens_written"], 14);
+    fixed.args(["--prompt-tokens", "0", "--decode-tokens", "0", "--samples", "1,3,3", "--json"]);
+    let measured = report(&mut fixed);
+    assert_eq!(measured["verdicts"]["2"]["tokens_written"], 14);
+    let seconds = measured["sampling_seconds_per_prompt"].as_object().unwrap();
+    assert!(seconds.keys().eq(["1", "3"]) && seconds.values().all(|s| s.as_f64() > Some(0.0)));
+    // Nothing is asked: no verdicts, and no time for samples.
+    let mut idle = example("bench");
+    idle.args(["--device", "cpu", "--requests", "0", "--fixed-tokens", "7", "--samples", "2"]);
+    let idle = report(idle.args(["--prompt-tokens", "0", "--decode-tokens", "0", "--json"]));
+    let asked = ["verdicts", "sampling_seconds_per_prompt"];
+    assert!(asked.iter().all(|&key| idle[key].as_object().unwrap().is_empty()));
 
     let mut agreement = example("agreement");
     agreement.args(["--device", "cpu", "--requests", "3", "--max-tokens", "9", "--json"]);
