@@ -183,7 +183,7 @@ fn the_small_guard_needs_no_model() {
     let refused = ends_with(2, &mut judge("q8_0", &path("predictions")));
     assert!(refused.contains("other options"), "{refused}");
     let refused = ends_with(2, &mut judge("q5_0", &path("others")));
-    assert!(refused.contains("expected float, q8_0 or q4_1"), "{refused}");
+    assert!(refused.contains("expected float, bf16, q8_0 or q4_1"), "{refused}");
     let export = ["--model", "embedded", "--output", &path("small.gguf")];
     assert!(succeeds(example("export_gguf").args(export)).contains("bits each"));
     let named = ends_with(2, example("moderate").args(["--model", "none", "--prompt", "hi"]));

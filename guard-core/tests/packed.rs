@@ -4,12 +4,15 @@
 
 use std::path::{Path, PathBuf};
 
-use guard_core::burn::tensor::Device;
+use guard_core::burn::tensor::{DType, Device};
 use guard_core::{
     GgufOptions, GgufType, Llama, LlamaConfig, LoadOptions, ModelError, ModelFiles, PackedLlama,
     PackedPiece, PackedType, RandomInit, TokenBatch, WeightsError,
 };
 use proptest::prelude::*;
+
+const KINDS: [PackedType; 4] =
+    [PackedType::Float, PackedType::Bf16, PackedType::Q8_0, PackedType::Q4_1];
 
 fn fixtures() -> Vec<PathBuf> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/models");
@@ -116,14 +119,35 @@ fn halves_are_computed_with_as_floats() {
     }
 }
 
+/// Of weights that are brain floats anyway, only the inputs of products are rounded.
+#[test]
+fn products_of_brain_floats_are_near_those_of_floats() {
+    for path in fixtures() {
+        let files = ModelFiles::open(&path).unwrap();
+        let (model, _) = files.load(LoadOptions::default(), &Device::flex()).unwrap();
+        let model = model.map_parameters(&mut |_, values| {
+            let kind = values.dtype();
+            values.cast(DType::BF16).cast(kind)
+        });
+        let [floats, rounded] =
+            [PackedType::Float, PackedType::Bf16].map(|kind| model.packed(kind).unwrap());
+        for count in [1, 9, 70] {
+            let tokens = tokens(count, model.config(), 1);
+            let [exact, found] = [&floats, &rounded].map(|model| packed(model, &tokens));
+            let spread = exact.iter().copied().fold(0.0_f32, |most, x| most.max(x.abs()));
+            let apart = farthest(&exact, &found) / spread;
+            assert!(0.0 < apart && apart < 0.02, "{}: {apart}", path.display());
+        }
+    }
+}
+
 #[test]
 fn weights_take_what_their_type_takes() {
     let mut config = LlamaConfig::tiny(256);
     (config.hidden_size, config.intermediate_size) = (128, 256);
     let model = Llama::random(&config, RandomInit::default(), &Device::flex()).unwrap();
-    let [f32, q8, q4] = [PackedType::Float, PackedType::Q8_0, PackedType::Q4_1]
-        .map(|kind| model.packed(kind).unwrap().bytes());
-    assert_eq!((f32 * 34 / 128, f32 * 20 / 128), (q8, q4));
+    let [f32, bf16, q8, q4] = KINDS.map(|kind| model.packed(kind).unwrap().bytes());
+    assert_eq!([64, 34, 20].map(|of_128| f32 * of_128 / 128), [bf16, q8, q4]);
 }
 
 #[test]
@@ -158,7 +182,7 @@ fn a_weight_that_is_no_number_is_found_or_leaves_no_number() {
     let model = model.map_parameters(&mut |parameter, values| {
         if parameter.name.contains("down_proj") { values * f32::NAN } else { values }
     });
-    for kind in [PackedType::Float, PackedType::Q8_0, PackedType::Q4_1] {
+    for kind in KINDS {
         let logits = packed(&model.packed(kind).unwrap(), &[1, 2]);
         assert!(logits.iter().all(|logit| logit.is_nan()), "{kind:?}");
     }
@@ -185,7 +209,7 @@ proptest! {
         let model = Llama::random(&config, init, &Device::flex()).unwrap();
         let (all, other) = (tokens(count, &config, 1), tokens(beside, &config, 2));
         let cut = cut.min(count - 1);
-        for kind in [PackedType::Float, PackedType::Q8_0, PackedType::Q4_1] {
+        for kind in KINDS {
             let model = model.packed(kind).unwrap();
             let whole = packed(&model, &all);
             let whole = whole.rchunks(config.vocab_size).next().unwrap();

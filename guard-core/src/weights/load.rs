@@ -49,6 +49,10 @@ pub enum PackedType {
     /// which is computed in 32 bits.
     #[default]
     Float,
+    /// As brain floats, as PyTorch computes with them: the inputs of each product are rounded to such, too,
+    /// and products are summed up in 32 bits. Nearly twice the speed of 32 bits where many tokens are read, on
+    /// processors with AVX-512 BF16; elsewhere what it saves is memory.
+    Bf16,
     /// In blocks of 32 with 8-bit steps of one scale: a quarter of the memory, and two to four times the
     /// speed.
     Q8_0,
@@ -60,13 +64,14 @@ pub enum PackedType {
 
 /// The name of a packed type that is not known.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown type `{0}`: expected float, q8_0 or q4_1")]
+#[error("unknown type `{0}`: expected float, bf16, q8_0 or q4_1")]
 pub struct UnknownPackedType(String);
 
 impl fmt::Display for PackedType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Float => "float",
+            Self::Bf16 => "bf16",
             Self::Q8_0 => "q8_0",
             Self::Q4_1 => "q4_1",
         })
@@ -77,7 +82,7 @@ impl FromStr for PackedType {
     type Err = UnknownPackedType;
 
     fn from_str(name: &str) -> Result<Self, UnknownPackedType> {
-        [Self::Float, Self::Q8_0, Self::Q4_1]
+        [Self::Float, Self::Bf16, Self::Q8_0, Self::Q4_1]
             .into_iter()
             .find(|kind| kind.to_string() == name)
             .ok_or_else(|| UnknownPackedType(name.to_owned()))
@@ -281,7 +286,7 @@ mod tests {
 
     #[test]
     fn names_round_trip() {
-        for kind in [PackedType::Float, PackedType::Q8_0, PackedType::Q4_1] {
+        for kind in [PackedType::Float, PackedType::Bf16, PackedType::Q8_0, PackedType::Q4_1] {
             assert_eq!(kind.to_string().parse(), Ok(kind));
         }
         let error = "q5_0".parse::<PackedType>().unwrap_err().to_string();

@@ -20,6 +20,7 @@ impl PackedType {
     fn grid(self) -> Grid {
         match self {
             Self::Float => Grid::F32,
+            Self::Bf16 => Grid::Bf16Products,
             Self::Q8_0 => Grid::Eight,
             Self::Q4_1 => Grid::FourMin,
         }
@@ -152,7 +153,7 @@ impl Stored<'_> {
 /// block with a weight that is not finite the scale is none either.
 pub(crate) fn row<'a>(grid: Grid, floats: &'a [f32], steps: &'a mut Vec<Steps>) -> Row<'a> {
     let encoding = match grid {
-        Grid::F32 | Grid::F16 | Grid::Bf16 => return Row::Floats(floats),
+        Grid::F32 | Grid::F16 | Grid::Bf16 | Grid::Bf16Products => return Row::Floats(floats),
         Grid::Eight => Encoding::Q8_0,
         Grid::Four => Encoding::Q4_0,
         Grid::FourMin => Encoding::Q4_1,

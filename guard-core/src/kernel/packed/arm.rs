@@ -5,9 +5,9 @@ use std::arch::aarch64::*;
 use std::arch::{asm, is_aarch64_feature_detected};
 use std::mem::transmute;
 
-use half::{bf16, f16};
+use half::f16;
 
-use super::lanes::{Bytes, LANES, Lanes};
+use super::lanes::{Bytes, LANES, Lanes, Pair, pairs_as_floats};
 
 /// NEON with products of signed bytes (dotprod).
 #[derive(Clone, Copy)]
@@ -42,12 +42,22 @@ macro_rules! quarters {
     };
 }
 
+/// The first and the second brain float of pairs.
+#[inline(always)]
+fn both(pairs: [uint32x4_t; 4]) -> ([float32x4_t; 4], [float32x4_t; 4]) {
+    // SAFETY: all 64-bit ARM processors have these instructions.
+    let high = unsafe { [vdupq_n_u32(0xffff_0000); 4] };
+    let (first, second) = (quarters!(vshlq_n_u32::<16>, pairs), quarters!(vandq_u32, pairs, high));
+    (quarters!(vreinterpretq_f32_u32, first), quarters!(vreinterpretq_f32_u32, second))
+}
+
 // SAFETY (of all blocks): all 64-bit ARM processors have these instructions but the one of `dot`, and a
 // value of the type exists only where they have that, too; what is transmuted is numbers in either form.
 impl Lanes for Neon {
     type F = [float32x4_t; 4];
     type I = [int32x4_t; 4];
     type W = [int8x16_t; 4];
+    pairs_as_floats!(self, pair => both(unsafe { [vdupq_n_u32(pair.0); 4] }));
 
     const LESS: i32 = 128;
 
@@ -69,10 +79,8 @@ impl Lanes for Neon {
         quarters!(vcvt_f32_f16, halves)
     }
     #[inline(always)]
-    fn load_bf16(self, values: &[bf16; LANES]) -> Self::F {
-        let halves = unsafe { transmute::<[bf16; LANES], [uint16x4_t; 4]>(*values) };
-        let wide = quarters!(vshll_n_u16::<16>, halves);
-        quarters!(vreinterpretq_f32_u32, wide)
+    fn load_both(self, pairs: &Bytes) -> (Self::F, Self::F) {
+        both(unsafe { transmute::<[u8; 4 * LANES], [uint32x4_t; 4]>(pairs.0) })
     }
     #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {

@@ -1,6 +1,6 @@
 //! What happens to rows between products.
 
-use super::lanes::{LANES, Lanes};
+use super::lanes::{LANES, Lanes, Pair};
 use super::matrix::{BLOCK, InputBlock};
 
 /// `e^x` for `x` from -87 to 88, with a relative error under 3e-7; beyond them that of the end. What is no
@@ -129,6 +129,18 @@ pub(super) fn quantize(row: &[f32], blocks: &mut [InputBlock]) {
         let mut values = [0.0; BLOCK];
         values[..rest.len()].copy_from_slice(rest);
         quantize_block(&values, block);
+    }
+}
+
+/// Inputs in pairs of brain floats; a last one without another beside 0.
+#[inline(always)]
+pub(super) fn round_pairs(row: &[f32], pairs: &mut [Pair]) {
+    let (whole, rest) = row.as_chunks::<2>();
+    for (values, pair) in whole.iter().zip(pairs.iter_mut()) {
+        *pair = Pair::nearest(*values);
+    }
+    if let (&[last], Some(pair)) = (rest, pairs.get_mut(whole.len())) {
+        *pair = Pair::nearest([last, 0.0]);
     }
 }
 

@@ -8,13 +8,13 @@ use std::sync::OnceLock;
 use super::arm::Neon;
 use super::attention::{self, HeadPage};
 use super::elementwise;
-use super::lanes::{LANES, Lanes, Portable};
+use super::inputs::Inputs;
+use super::lanes::{LANES, Lanes, Pair, Portable};
 use super::matrix::{InputBlock, PackedMatrix};
 use super::product::{self, Sink};
 use super::shared::Shared;
-use super::tiles::Inputs;
 #[cfg(target_arch = "x86_64")]
-use super::x86::{Avx2, Avx512, AvxVnni};
+use super::x86::{Avx2, Avx512, Avx512Bf16, AvxVnni};
 
 /// The vectors of a processor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +30,9 @@ pub(crate) enum Level {
     /// AVX-512 with products of bytes.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// The same with products of brain floats.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
     /// NEON with products of bytes.
     #[cfg(target_arch = "aarch64")]
     Neon,
@@ -50,6 +53,7 @@ impl Level {
             all.extend(Avx2::new().map(|_| Self::Avx2));
             all.extend(AvxVnni::new().map(|_| Self::AvxVnni));
             all.extend(Avx512::new().map(|_| Self::Avx512));
+            all.extend(Avx512Bf16::new().map(|_| Self::Avx512Bf16));
         }
         #[cfg(target_arch = "aarch64")]
         all.extend(Neon::new().map(|_| Self::Neon));
@@ -65,6 +69,10 @@ macro_rules! kernels {
         pub(crate) fn $name$(<$life>)?(level: Level, $($arg: $type),*) {
             #[cfg(target_arch = "x86_64")]
             {
+                #[target_feature(enable = "avx512bf16,avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
+                fn avx512_bf16$(<$life>)?(lanes: Avx512Bf16, $($arg: $type),*) {
+                    $generic(lanes, $($arg),*);
+                }
                 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512vnni,avx2,fma,f16c")]
                 fn avx512$(<$life>)?(lanes: Avx512, $($arg: $type),*) {
                     $generic(lanes, $($arg),*);
@@ -77,8 +85,12 @@ macro_rules! kernels {
                 fn avx2$(<$life>)?(lanes: Avx2, $($arg: $type),*) {
                     $generic(lanes, $($arg),*);
                 }
-                if let (Level::Avx512, Some(lanes)) = (level, Avx512::new()) {
+                if let (Level::Avx512Bf16, Some(lanes)) = (level, Avx512Bf16::new()) {
                     // SAFETY: there is such a value only where the processor has these instructions.
+                    return unsafe { avx512_bf16(lanes, $($arg),*) };
+                }
+                if let (Level::Avx512, Some(lanes)) = (level, Avx512::new()) {
+                    // SAFETY: as above.
                     return unsafe { avx512(lanes, $($arg),*) };
                 }
                 if let (Level::AvxVnni, Some(lanes)) = (level, AvxVnni::new()) {
@@ -133,6 +145,9 @@ kernels! {
 
     /// A row in steps, block by block.
     fn quantize(row: &[f32], blocks: &mut [InputBlock]) = quantize_of;
+
+    /// A row in pairs of brain floats.
+    fn round_pairs(row: &[f32], pairs: &mut [Pair]) = round_pairs_of;
 
     /// Attention of queries of one head to the positions before their limits. Queries and outputs are
     /// `wide` numbers each, a multiple of 16; the keys know no other scale than the queries'.
@@ -235,40 +250,54 @@ fn quantize_of<L: Lanes>(_: L, row: &[f32], blocks: &mut [InputBlock]) {
     elementwise::quantize(row, blocks);
 }
 
+#[inline(always)]
+fn round_pairs_of<L: Lanes>(_: L, row: &[f32], pairs: &mut [Pair]) {
+    elementwise::round_pairs(row, pairs);
+}
+
 #[cfg(test)]
 mod tests {
+    use half::bf16;
     use proptest::prelude::*;
 
+    use super::super::inputs::{Forms, InputRows};
     use super::super::matrix::tests::{noise, packed};
     use super::super::matrix::{BLOCK, Grid};
     use super::*;
 
-    const GRIDS: [Grid; 6] =
-        [Grid::F32, Grid::F16, Grid::Bf16, Grid::Eight, Grid::Four, Grid::FourMin];
+    const GRIDS: [Grid; 7] = [
+        Grid::F32,
+        Grid::F16,
+        Grid::Bf16,
+        Grid::Bf16Products,
+        Grid::Eight,
+        Grid::Four,
+        Grid::FourMin,
+    ];
 
-    /// Rows as a matrix of this grid sees them, in floats and in steps.
-    fn inputs(floats: &[f32], width: usize) -> Vec<InputBlock> {
-        let each = width.div_ceil(BLOCK);
-        let rows = floats.len() / width;
-        let mut blocks = vec![InputBlock::ZERO; rows * each];
-        for (row, blocks) in floats.chunks_exact(width).zip(blocks.chunks_exact_mut(each)) {
-            quantize(Level::Portable, row, blocks);
-        }
-        blocks
+    /// Rows in all forms.
+    fn rows_of(floats: &[f32], width: usize) -> InputRows {
+        let mut rows = InputRows::default();
+        let forms = Forms::of(GRIDS.into_iter());
+        rows.hold(forms, floats.len() / width, width).copy_from_slice(floats);
+        rows.finish(Level::Portable);
+        rows
     }
 
     /// The sums in 64 bits, of what the matrix and the inputs really hold.
-    fn expected(
-        matrix: &PackedMatrix,
-        floats: &[f32],
-        blocks: &[InputBlock],
-        row: usize,
-    ) -> Vec<f64> {
+    fn expected(matrix: &PackedMatrix, inputs: Inputs<'_>, row: usize) -> Vec<f64> {
         let width = matrix.inputs();
         let input = |at: usize| match matrix.grid() {
-            Grid::F32 | Grid::F16 | Grid::Bf16 => f64::from(floats[row * width + at]),
-            _ => {
-                let block = &blocks[row * width.div_ceil(BLOCK) + at / BLOCK];
+            Grid::F32 | Grid::F16 | Grid::Bf16 => f64::from(inputs.floats[row * width + at]),
+            Grid::Bf16Products => {
+                let float = inputs.floats[row * width + at];
+                let pair = inputs.pairs[row * width.div_ceil(2) + at / 2];
+                let rounded = pair.floats()[at % 2];
+                assert_eq!(rounded, bf16::from_f32(float).to_f32());
+                f64::from(rounded)
+            }
+            Grid::Eight | Grid::Four | Grid::FourMin => {
+                let block = &inputs.blocks[row * width.div_ceil(BLOCK) + at / BLOCK];
                 f64::from(block.steps[at % BLOCK]) * f64::from(block.scale)
             }
         };
@@ -290,14 +319,15 @@ mod tests {
         ) {
             let seed = usize::from(seed);
             let floats = noise(rows * width, seed);
-            let blocks = inputs(&floats, width);
+            let (all, last) =
+                (rows_of(&floats, width), rows_of(&floats[(rows - 1) * width..], width));
             let weights = noise(outputs * width, seed + 1);
             for grid in GRIDS {
                 let matrix = packed(grid, &weights, [outputs, width]);
                 let sums: Vec<_> =
-                    (0..rows).map(|row| expected(&matrix, &floats, &blocks, row)).collect();
+                    (0..rows).map(|row| expected(&matrix, all.get(), row)).collect();
                 for level in Level::all() {
-                    let inputs = Inputs { floats: &floats, blocks: &blocks, rows };
+                    let inputs = all.get();
                     let wide = outputs + 3;
                     let mut values = vec![1.0; rows * wide];
                     for add in [false, true] {
@@ -314,15 +344,11 @@ mod tests {
                         }
                     }
                     // The same bits in whatever company.
-                    let each = width.div_ceil(BLOCK);
-                    let last = rows - 1;
-                    let inputs =
-                        Inputs { floats: &floats[last * width..], blocks: &blocks[last * each..], rows: 1 };
                     let mut alone = vec![0.0; outputs];
                     let values_alone = Shared::new(&mut alone);
                     let out = Outputs { values: values_alone, width: outputs, start: 0, add: false };
-                    product(level, &matrix, 0..matrix.tiles(), inputs, out);
-                    for (alone, both) in alone.iter().zip(&values[last * wide + 2..]) {
+                    product(level, &matrix, 0..matrix.tiles(), last.get(), out);
+                    for (alone, both) in alone.iter().zip(&values[(rows - 1) * wide + 2..]) {
                         prop_assert_eq!(2.0 * alone, *both);
                     }
                 }
@@ -334,17 +360,15 @@ mod tests {
     fn gated_outputs_are_the_products_of_both() {
         let (rows, width, outputs) = (7, 64, 40);
         let floats = noise(rows * width, 1);
-        let blocks = inputs(&floats, width);
+        let inputs = rows_of(&floats, width);
         let weights = [2, 3].map(|seed| noise(outputs * width, seed));
         for grid in GRIDS {
             let [gate, up] = weights.each_ref().map(|w| packed(grid, w, [outputs, width]));
             for level in Level::all() {
                 let mut values = vec![f32::NAN; rows * outputs];
-                let inputs = Inputs { floats: &floats, blocks: &blocks, rows };
-                gated(level, [&gate, &up], 0..gate.tiles(), inputs, Shared::new(&mut values));
+                gated(level, [&gate, &up], 0..gate.tiles(), inputs.get(), Shared::new(&mut values));
                 for (row, found) in values.chunks_exact(outputs).enumerate() {
-                    let [gate, up] =
-                        [&gate, &up].map(|matrix| expected(matrix, &floats, &blocks, row));
+                    let [gate, up] = [&gate, &up].map(|matrix| expected(matrix, inputs.get(), row));
                     for ((found, gate), up) in found.iter().zip(gate).zip(up) {
                         let expected = gate / (1.0 + (-gate).exp()) * up;
                         let apart = (f64::from(*found) - expected).abs();

@@ -1,6 +1,6 @@
 //! Sixteen numbers side by side, in whatever vectors the processor has.
 
-use half::{bf16, f16};
+use half::f16;
 
 /// Numbers of a vector, however many registers it takes.
 pub(super) const LANES: usize = 16;
@@ -15,6 +15,49 @@ pub(super) struct Floats(pub(super) [f32; LANES]);
 #[repr(align(64))]
 pub(super) struct Bytes(pub(super) [u8; 4 * LANES]);
 
+/// Two brain floats, which are the upper halves of 32-bit floats: the first one in the low bits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Pair(pub(super) u32);
+
+impl Pair {
+    pub(crate) const ZERO: Self = Self(0);
+
+    /// The nearest ones.
+    #[inline(always)]
+    pub(super) fn nearest([first, second]: [f32; 2]) -> Self {
+        Self(u32::from(upper_half(first)) | u32::from(upper_half(second)) << 16)
+    }
+
+    /// Both in 32 bits.
+    #[inline(always)]
+    pub(super) fn floats(self) -> [f32; 2] {
+        [f32::from_bits(self.0 << 16), f32::from_bits(self.0 & 0xffff_0000)]
+    }
+}
+
+/// The nearest brain float, the even one of two, in a form that compilers make vectors of.
+#[inline(always)]
+fn upper_half(value: f32) -> u16 {
+    let bits = value.to_bits();
+    // What leaves 32 bits is no number.
+    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    // Any number that is none, rather than an infinity.
+    let none = bits >> 16 | 0x40;
+    (if value.is_nan() { none } else { nearest }) as u16
+}
+
+impl Bytes {
+    /// The pair of one of the numbers.
+    #[inline(always)]
+    pub(super) fn pair(&self, lane: usize) -> Pair {
+        Pair(u32::from_le_bytes(self.0.as_chunks::<4>().0[lane]))
+    }
+
+    pub(super) fn set_pair(&mut self, lane: usize, pair: Pair) {
+        self.0.as_chunks_mut::<4>().0[lane] = pair.0.to_le_bytes();
+    }
+}
+
 /// The vectors of a processor. A value of the type is proof that the processor has them.
 ///
 /// Methods are inlined into functions that are compiled for these vectors (see `kernels`). They are
@@ -26,6 +69,8 @@ pub(super) trait Lanes: Copy {
     type I: Copy;
     /// Four weights for each of sixteen numbers.
     type W: Copy;
+    /// Two weights in brain floats for each of sixteen numbers.
+    type P: Copy;
 
     /// So much less than its byte is a weight of [`load_bytes`](Self::load_bytes).
     const LESS: i32 = 0;
@@ -34,7 +79,8 @@ pub(super) trait Lanes: Copy {
     fn load(self, values: &[f32; LANES]) -> Self::F;
     fn store(self, vector: Self::F, values: &mut [f32; LANES]);
     fn load_f16(self, values: &[f16; LANES]) -> Self::F;
-    fn load_bf16(self, values: &[bf16; LANES]) -> Self::F;
+    /// The first and the second brain float of each number, which is a [`Pair`].
+    fn load_both(self, pairs: &Bytes) -> (Self::F, Self::F);
     /// Begins to fetch the line of the cache that holds this value, where that can be told.
     #[inline(always)]
     fn prefetch<T>(self, _value: &T) {}
@@ -59,7 +105,30 @@ pub(super) trait Lanes: Copy {
     fn nibbles(self, bytes: &Bytes) -> (Self::W, Self::W);
     /// Adds to each sum the products of its four weights and the four inputs, which are not -128.
     fn dot(self, sums: Self::I, weights: Self::W, inputs: [i8; 4]) -> Self::I;
+
+    fn load_pairs(self, pairs: &Bytes) -> Self::P;
+    /// Adds to each sum the products of its two weights and the two inputs, rounded once or more often. What
+    /// is below 2^-126 may count as 0.
+    fn dot_pairs(self, sums: Self::F, weights: Self::P, inputs: Pair) -> Self::F;
 }
+
+/// Products of pairs, for processors that have no instruction for them: `$splat` gives both inputs.
+macro_rules! pairs_as_floats {
+    ($self:ident, $pair:ident => $splat:expr) => {
+        type P = (Self::F, Self::F);
+
+        #[inline(always)]
+        fn load_pairs(self, pairs: &Bytes) -> Self::P {
+            self.load_both(pairs)
+        }
+        #[inline(always)]
+        fn dot_pairs($self, sums: Self::F, weights: Self::P, $pair: Pair) -> Self::F {
+            let (first, second) = $splat;
+            $self.mul_add(weights.1, second, $self.mul_add(weights.0, first, sums))
+        }
+    };
+}
+pub(super) use pairs_as_floats;
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
@@ -69,6 +138,10 @@ impl Lanes for Portable {
     type F = [f32; LANES];
     type I = [i32; LANES];
     type W = [u8; 4 * LANES];
+    pairs_as_floats!(self, pair => {
+        let [first, second] = pair.floats();
+        (self.splat(first), self.splat(second))
+    });
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
@@ -87,8 +160,9 @@ impl Lanes for Portable {
         values.map(f16::to_f32)
     }
     #[inline(always)]
-    fn load_bf16(self, values: &[bf16; LANES]) -> Self::F {
-        values.map(|value| f32::from_bits(u32::from(value.to_bits()) << 16))
+    fn load_both(self, pairs: &Bytes) -> (Self::F, Self::F) {
+        let number = |half| std::array::from_fn(|i| pairs.pair(i).floats()[half]);
+        (number(0), number(1))
     }
     #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {
@@ -149,5 +223,27 @@ impl Lanes for Portable {
     #[inline(always)]
     fn nibbles(self, bytes: &Bytes) -> (Self::W, Self::W) {
         (bytes.0.map(|byte| byte & 15), bytes.0.map(|byte| byte >> 4))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(4096))]
+
+        /// Of floats of all bits.
+        #[test]
+        fn pairs_are_the_nearest_brain_floats(first: u32, second in 0x7f7f_0000..0x7f81_0000_u32) {
+            let values = [first, second].map(f32::from_bits);
+            let found = Pair::nearest(values).floats();
+            for (found, expected) in found.into_iter().zip(values.map(|v| bf16::from_f32(v).to_f32())) {
+                prop_assert!(found == expected || found.is_nan() && expected.is_nan());
+            }
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::cache::{PackedCache, Sizes};
+use super::inputs::Forms;
 use super::kernels::Level;
 use super::log_sum_exp;
 use super::matrix::PackedMatrix;
@@ -34,14 +35,11 @@ use crate::model::ModelError;
 /// ```
 pub struct PackedLlama {
     pub(super) config: LlamaConfig,
-    pub(super) embedding: PackedMatrix,
-    pub(super) blocks: Vec<PackedBlock>,
-    pub(super) norm: Vec<f32>,
-    /// `None` when the embedding matrix is the head.
-    pub(super) head: Option<PackedMatrix>,
+    pub(super) weights: PackedWeights,
     /// The rotation of each pair of dimensions, in radians a position.
     pub(super) frequencies: Vec<f32>,
     pub(super) level: Level,
+    pub(super) forms: Forms,
     /// One for each caller that is at work.
     scratch: Mutex<Vec<Scratch>>,
     /// The same for the logits of those who want no more than probabilities.
@@ -67,7 +65,18 @@ pub(crate) struct PackedWeights {
     pub(crate) embedding: PackedMatrix,
     pub(crate) blocks: Vec<PackedBlock>,
     pub(crate) norm: Vec<f32>,
+    /// `None` when the embedding matrix is the head.
     pub(crate) head: Option<PackedMatrix>,
+}
+
+impl PackedWeights {
+    fn matrices(&self) -> impl Iterator<Item = &PackedMatrix> {
+        let of_blocks = self.blocks.iter().flat_map(|block| {
+            let matrices = block.projections.iter().chain(&block.gated);
+            matrices.chain([&block.output, &block.down])
+        });
+        of_blocks.chain([&self.embedding]).chain(&self.head)
+    }
 }
 
 impl std::fmt::Debug for PackedLlama {
@@ -106,16 +115,14 @@ const KEPT_LOGITS: usize = 32 << 20;
 
 impl PackedLlama {
     pub(crate) fn new(config: LlamaConfig, frequencies: Vec<f32>, weights: PackedWeights) -> Self {
-        let PackedWeights { embedding, blocks, norm, head } = weights;
+        let forms = Forms::of(weights.matrices().map(PackedMatrix::grid));
         let pages = Arc::new(Pages::new(Sizes::new(&config).page()));
         Self {
             config,
-            embedding,
-            blocks,
-            norm,
-            head,
+            weights,
             frequencies,
             level: Level::best(),
+            forms,
             scratch: Mutex::default(),
             logits: Mutex::default(),
             pages,
@@ -131,13 +138,7 @@ impl PackedLlama {
     /// The memory that the matrices take.
     #[must_use]
     pub fn bytes(&self) -> usize {
-        let of_block = |block: &PackedBlock| {
-            let matrices = block.projections.iter().chain(&block.gated);
-            matrices.chain([&block.output, &block.down]).map(PackedMatrix::bytes).sum::<usize>()
-        };
-        let ends = [Some(&self.embedding), self.head.as_ref()];
-        ends.into_iter().flatten().map(PackedMatrix::bytes).sum::<usize>()
-            + self.blocks.iter().map(of_block).sum::<usize>()
+        self.weights.matrices().map(PackedMatrix::bytes).sum()
     }
 
     /// An empty cache for one sequence.

@@ -1,10 +1,9 @@
 //! Matrices of weights, packed for products.
 
-use half::slice::HalfBitsSliceExt;
-use half::{bf16, f16};
+use half::f16;
 use rayon::prelude::*;
 
-use super::lanes::{Bytes, Floats, LANES};
+use super::lanes::{Bytes, Floats, LANES, Pair};
 
 /// Inputs of a block, which share a scale.
 pub(crate) const BLOCK: usize = 32;
@@ -22,6 +21,8 @@ pub(crate) enum Grid {
     F16,
     /// As the upper halves of 32-bit floats, in which they are computed with.
     Bf16,
+    /// The same, and inputs are rounded to such halves before they are multiplied.
+    Bf16Products,
     /// In 255 steps round zero, as GGUF's `Q8_0`.
     Eight,
     /// In 16 steps from -8 on, as `Q4_0`.
@@ -30,20 +31,30 @@ pub(crate) enum Grid {
     FourMin,
 }
 
+impl Grid {
+    /// Whether weights are steps of a scale, rather than floats.
+    pub(crate) fn has_steps(self) -> bool {
+        match self {
+            Self::F32 | Self::F16 | Self::Bf16 | Self::Bf16Products => false,
+            Self::Eight | Self::Four | Self::FourMin => true,
+        }
+    }
+}
+
 /// The scale of each output of a tile in one block.
 pub(super) type Scales = [f16; LANES];
 
 /// A matrix of `[outputs, inputs]`: tiles of 16 outputs, of which each has blocks of 32 inputs. The bytes
 /// of a block are those of all outputs for four inputs after four; in 4 bits, the low halves are the
-/// first 16 inputs and the high halves the others. What fills the last tile and block is zero.
+/// first 16 inputs and the high halves the others. Brain floats lie in the same way, two inputs after two, and
+/// other floats one after one. What fills the last tile and block is zero.
 #[derive(Debug)]
 pub(crate) struct PackedMatrix {
     grid: Grid,
     outputs: usize,
     inputs: usize,
     floats: Vec<Floats>,
-    /// The bits of floats of 16.
-    halves: Vec<[u16; LANES]>,
+    halves: Vec<[f16; LANES]>,
     scales: Vec<Scales>,
     minima: Vec<Scales>,
     bytes: Vec<Bytes>,
@@ -92,21 +103,20 @@ impl PackedMatrix {
         let (tiles, blocks) = (outputs.div_ceil(LANES), inputs.div_ceil(BLOCK));
         let count = |is_so: bool, each: usize| if is_so { tiles * each } else { 0 };
         let lines = match grid {
-            Grid::F32 | Grid::F16 | Grid::Bf16 => 0,
-            Grid::Eight => EIGHT_LINES,
-            Grid::Four | Grid::FourMin => FOUR_LINES,
+            Grid::F32 | Grid::F16 => 0,
+            Grid::Bf16 | Grid::Bf16Products => inputs.div_ceil(2),
+            Grid::Eight => blocks * EIGHT_LINES,
+            Grid::Four | Grid::FourMin => blocks * FOUR_LINES,
         };
-        let is_half = matches!(grid, Grid::F16 | Grid::Bf16);
-        let is_float = is_half || grid == Grid::F32;
         Self {
             grid,
             outputs,
             inputs,
             floats: vec![Floats([0.0; LANES]); count(grid == Grid::F32, inputs)],
-            halves: vec![[0; LANES]; count(is_half, inputs)],
-            scales: vec![[f16::ZERO; LANES]; count(!is_float, blocks)],
+            halves: vec![[f16::ZERO; LANES]; count(grid == Grid::F16, inputs)],
+            scales: vec![[f16::ZERO; LANES]; count(grid.has_steps(), blocks)],
             minima: vec![[f16::ZERO; LANES]; count(grid == Grid::FourMin, blocks)],
-            bytes: vec![Bytes([0; 4 * LANES]); tiles * blocks * lines],
+            bytes: vec![Bytes([0; 4 * LANES]); tiles * lines],
         }
     }
 
@@ -118,7 +128,6 @@ impl PackedMatrix {
         self.outputs
     }
 
-    #[cfg(test)]
     pub(super) fn inputs(&self) -> usize {
         self.inputs
     }
@@ -151,16 +160,9 @@ impl PackedMatrix {
         self.part(&self.floats, tile)
     }
 
-    /// Of a matrix of 16-bit floats.
     #[inline(always)]
     pub(super) fn tile_f16(&self, tile: usize) -> &[[f16; LANES]] {
-        self.part(&self.halves, tile).as_flattened().reinterpret_cast().as_chunks().0
-    }
-
-    /// Of a matrix of upper halves.
-    #[inline(always)]
-    pub(super) fn tile_bf16(&self, tile: usize) -> &[[bf16; LANES]] {
-        self.part(&self.halves, tile).as_flattened().reinterpret_cast().as_chunks().0
+        self.part(&self.halves, tile)
     }
 
     #[inline(always)]
@@ -208,7 +210,13 @@ impl PackedMatrix {
         match self.grid {
             Grid::F32 => return take(out, self.tile_floats(tile), |line| line.0[lane]),
             Grid::F16 => return take(out, self.tile_f16(tile), |line| line[lane].to_f32()),
-            Grid::Bf16 => return take(out, self.tile_bf16(tile), |line| line[lane].to_f32()),
+            Grid::Bf16 | Grid::Bf16Products => {
+                let lines = self.tile_bytes(tile);
+                for (out, line) in out.chunks_mut(2).zip(lines) {
+                    out.copy_from_slice(&line.pair(lane).floats()[..out.len()]);
+                }
+                return;
+            }
             Grid::Eight | Grid::Four | Grid::FourMin => {}
         }
         let (bytes, scales) = (self.tile_bytes(tile), self.tile_scales(tile));
@@ -221,7 +229,7 @@ impl PackedMatrix {
                     f32::from(if input < BLOCK / 2 { byte & 15 } else { byte >> 4 })
                 };
                 *out = match self.grid {
-                    Grid::F32 | Grid::F16 | Grid::Bf16 => 0.0,
+                    Grid::F32 | Grid::F16 | Grid::Bf16 | Grid::Bf16Products => 0.0,
                     Grid::Eight => {
                         scale * (f32::from(byte(block * EIGHT_LINES + input / 4)) - 128.0)
                     }
@@ -239,7 +247,7 @@ impl PackedMatrix {
 /// A tile in the making.
 struct Piece<'a> {
     floats: &'a mut [Floats],
-    halves: &'a mut [[u16; LANES]],
+    halves: &'a mut [[f16; LANES]],
     scales: &'a mut [Scales],
     minima: &'a mut [Scales],
     bytes: &'a mut [Bytes],
@@ -254,10 +262,13 @@ impl Piece<'_> {
                     line.0[lane] = *weight;
                 }
                 for (line, weight) in self.halves.iter_mut().zip(row) {
-                    line[lane] = match grid {
-                        Grid::F16 => f16::from_f32(*weight).to_bits(),
-                        _ => bf16::from_f32(*weight).to_bits(),
-                    };
+                    line[lane] = f16::from_f32(*weight);
+                }
+                for (line, weights) in self.bytes.iter_mut().zip(row.chunks(2)) {
+                    line.set_pair(
+                        lane,
+                        Pair::nearest([weights[0], *weights.get(1).unwrap_or(&0.0)]),
+                    );
                 }
                 row.iter().all(|weight| weight.is_finite())
             }
@@ -273,7 +284,7 @@ impl Piece<'_> {
     fn set_block(&mut self, grid: Grid, lane: usize, block: usize, steps: &Steps) {
         self.scales[block][lane] = steps.scale;
         match grid {
-            Grid::F32 | Grid::F16 | Grid::Bf16 => {}
+            Grid::F32 | Grid::F16 | Grid::Bf16 | Grid::Bf16Products => {}
             Grid::Eight => {
                 let lines = &mut self.bytes[block * EIGHT_LINES..][..EIGHT_LINES];
                 for (line, four) in lines.iter_mut().zip(steps.steps.as_chunks::<4>().0) {
@@ -336,6 +347,7 @@ pub(super) mod tests {
                 (Grid::F32, 0.0),
                 (Grid::F16, 0.0003),
                 (Grid::Bf16, 0.002),
+                (Grid::Bf16Products, 0.002),
                 (Grid::Eight, 0.005),
                 (Grid::Four, 0.13),
                 (Grid::FourMin, 0.07),
@@ -357,7 +369,8 @@ pub(super) mod tests {
     fn weights_take_the_memory_of_their_grid() {
         let weights = noise(64 * 64, 0);
         let bits = |grid| 8 * packed(grid, &weights, [64, 64]).bytes() / (64 * 64);
-        assert_eq!([Grid::F32, Grid::F16, Grid::Bf16].map(bits), [32, 16, 16]);
+        let floats = [Grid::F32, Grid::F16, Grid::Bf16, Grid::Bf16Products];
+        assert_eq!(floats.map(bits), [32, 16, 16, 16]);
         assert_eq!(packed(Grid::Eight, &weights, [64, 64]).bytes(), 64 * 64 * 34 / 32);
         assert_eq!(packed(Grid::Four, &weights, [64, 64]).bytes(), 64 * 64 * 18 / 32);
         assert_eq!(packed(Grid::FourMin, &weights, [64, 64]).bytes(), 64 * 64 * 20 / 32);

@@ -2,7 +2,7 @@
 //! lies, and threads go through a whole pass without being called for each operation.
 //!
 //! What is unsafe here is of three kinds: instructions that not every processor has (`x86`, `arm`, `kernels`),
-//! memory of which several threads write parts (`shared`, `cache`, `part`), and work that threads borrow
+//! memory of which several threads write parts (`shared`, `inputs`, `cache`, `part`), and work that threads borrow
 //! (`team`).
 
 #[cfg(target_arch = "aarch64")]
@@ -10,6 +10,7 @@ mod arm;
 mod attention;
 mod cache;
 mod elementwise;
+mod inputs;
 mod kernels;
 mod lanes;
 mod llama;

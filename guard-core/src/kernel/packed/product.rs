@@ -9,11 +9,12 @@
 
 use std::ops::Range;
 
-use half::{bf16, f16};
+use half::f16;
 
+use super::inputs::Inputs;
 use super::lanes::{Floats, LANES, Lanes};
 use super::matrix::{Grid, PackedMatrix};
-use super::tiles::{ByteTile, Eight, FloatTile, Four, FourMin, Inputs, Tile};
+use super::tiles::{ByteTile, Eight, FloatTile, Four, FourMin, PairTile, RoundedTile, Tile};
 
 /// Rows of a micro-product: the sums of two tiles fill the registers.
 const ROWS: usize = 6;
@@ -29,7 +30,8 @@ macro_rules! by_grid {
         match $grid {
             Grid::F32 => $function::<$lanes, FloatTile<'_, Floats>>($($argument),*),
             Grid::F16 => $function::<$lanes, FloatTile<'_, [f16; LANES]>>($($argument),*),
-            Grid::Bf16 => $function::<$lanes, FloatTile<'_, [bf16; LANES]>>($($argument),*),
+            Grid::Bf16 => $function::<$lanes, PairTile<'_>>($($argument),*),
+            Grid::Bf16Products => $function::<$lanes, RoundedTile<'_>>($($argument),*),
             Grid::Eight => $function::<$lanes, ByteTile<'_, Eight>>($($argument),*),
             Grid::Four => $function::<$lanes, ByteTile<'_, Four>>($($argument),*),
             Grid::FourMin => $function::<$lanes, ByteTile<'_, FourMin>>($($argument),*),

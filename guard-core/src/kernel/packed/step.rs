@@ -4,9 +4,9 @@ use std::ops::Range;
 
 use super::attention::{SPAN, partial_size};
 use super::cache::OpenPages;
+use super::inputs::{InputRows, SharedRows};
 use super::lanes::LANES;
 use super::llama::PackedLlama;
-use super::matrix::{BLOCK, InputBlock};
 use super::part::Own;
 use super::shared::Shared;
 use crate::config::LlamaConfig;
@@ -17,27 +17,22 @@ pub(super) struct Scratch {
     projected: Vec<f32>,
     attended: Vec<f32>,
     mixed: Vec<f32>,
-    gated: Vec<f32>,
-    gated_blocks: Vec<InputBlock>,
+    gated: InputRows,
     partials: Vec<f32>,
-    last: Vec<f32>,
-    last_blocks: Vec<InputBlock>,
+    last: InputRows,
     own: Vec<Own>,
 }
 
 impl Scratch {
     /// Makes room for so many rows, of which `wanted` get logits.
-    fn hold(&mut self, config: &LlamaConfig, rows: usize, wanted: usize) {
+    fn hold(&mut self, model: &PackedLlama, rows: usize, wanted: usize) {
+        let PackedLlama { config, forms, .. } = model;
         let &LlamaConfig { hidden_size, intermediate_size, heads, kv_heads, head_dim, .. } = config;
         grow(&mut self.projected, rows * (heads + 2 * kv_heads) * head_dim, 0.0);
         grow(&mut self.attended, rows * heads * head_dim, 0.0);
         grow(&mut self.mixed, rows * hidden_size, 0.0);
-        grow(&mut self.gated, rows * intermediate_size, 0.0);
-        let blocks = intermediate_size.div_ceil(BLOCK);
-        grow(&mut self.gated_blocks, rows * blocks, InputBlock::ZERO);
-        grow(&mut self.last, wanted * hidden_size, 0.0);
-        let blocks = hidden_size.div_ceil(BLOCK);
-        grow(&mut self.last_blocks, wanted * blocks, InputBlock::ZERO);
+        self.gated.hold(*forms, rows, intermediate_size);
+        self.last.hold(*forms, wanted, hidden_size);
     }
 }
 
@@ -65,10 +60,8 @@ pub(super) struct Step<'a> {
     pub(super) projected: Shared<f32>,
     pub(super) attended: Shared<f32>,
     pub(super) mixed: Shared<f32>,
-    pub(super) gated: Shared<f32>,
-    pub(super) gated_blocks: Shared<InputBlock>,
-    pub(super) last: Shared<f32>,
-    pub(super) last_blocks: Shared<InputBlock>,
+    pub(super) gated: SharedRows,
+    pub(super) last: SharedRows,
     pub(super) logits: Shared<f32>,
     pub(super) own: Shared<Own>,
 }
@@ -120,7 +113,7 @@ impl<'a> Step<'a> {
             () if is_uneven && threads > 1 => Sharing::Spans,
             () => Sharing::Heads,
         };
-        scratch.hold(&model.config, rows, wanted.len());
+        scratch.hold(model, rows, wanted.len());
         if sharing == Sharing::Spans {
             let sums = spans.last().map_or(0, |last| last.first_row + rows);
             let partial = partial_size(model.config.head_dim.next_multiple_of(LANES));
@@ -145,10 +138,8 @@ impl<'a> Step<'a> {
             projected: Shared::new(&mut scratch.projected),
             attended: Shared::new(&mut scratch.attended),
             mixed: Shared::new(&mut scratch.mixed),
-            gated: Shared::new(&mut scratch.gated),
-            gated_blocks: Shared::new(&mut scratch.gated_blocks),
-            last: Shared::new(&mut scratch.last),
-            last_blocks: Shared::new(&mut scratch.last_blocks),
+            gated: scratch.gated.share(),
+            last: scratch.last.share(),
             logits: Shared::new(logits),
             own: Shared::new(&mut scratch.own),
         }

@@ -6,18 +6,11 @@
 
 use std::marker::PhantomData;
 
-use half::{bf16, f16};
+use half::f16;
 
-use super::lanes::{Bytes, Floats, LANES, Lanes};
+use super::inputs::Inputs;
+use super::lanes::{Bytes, Floats, LANES, Lanes, Pair};
 use super::matrix::{BLOCK, InputBlock, PackedMatrix, Scales};
-
-/// Rows of inputs, as they are and in steps. Matrices of floats take the former, others the latter.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Inputs<'a> {
-    pub(crate) floats: &'a [f32],
-    pub(crate) blocks: &'a [InputBlock],
-    pub(crate) rows: usize,
-}
 
 /// A tile of a matrix, of one grid.
 pub(super) trait Tile<'a>: Copy {
@@ -67,17 +60,6 @@ impl FloatLine for [f16; LANES] {
     }
 }
 
-impl FloatLine for [bf16; LANES] {
-    #[inline(always)]
-    fn tile(matrix: &PackedMatrix, tile: usize) -> &[Self] {
-        matrix.tile_bf16(tile)
-    }
-    #[inline(always)]
-    fn load<L: Lanes>(&self, lanes: L) -> L::F {
-        lanes.load_bf16(self)
-    }
-}
-
 #[derive(Clone, Copy)]
 pub(super) struct FloatTile<'a, N>(&'a [N]);
 
@@ -102,11 +84,7 @@ impl<'a, N: FloatLine + Copy> Tile<'a> for FloatTile<'a, N> {
             next.map(|next| std::array::from_fn(|tile| &next[tile].0[..width]));
         let mut sums = [[lanes.splat(0.0); R]; T];
         for at in 0..width {
-            if let Some(next) = &next {
-                for tile in 0..T {
-                    lanes.prefetch(&next[tile][at]);
-                }
-            }
+            prefetch_line(lanes, next, at);
             let mut weights = [tiles[0][at].load(lanes); T];
             for tile in 1..T {
                 weights[tile] = tiles[tile][at].load(lanes);
@@ -119,6 +97,103 @@ impl<'a, N: FloatLine + Copy> Tile<'a> for FloatTile<'a, N> {
             }
         }
         sums
+    }
+}
+
+/// Lines of pairs of brain floats, for inputs as they are.
+#[derive(Clone, Copy)]
+pub(super) struct PairTile<'a> {
+    lines: &'a [Bytes],
+    width: usize,
+}
+
+impl<'a> Tile<'a> for PairTile<'a> {
+    #[inline(always)]
+    fn of(matrix: &'a PackedMatrix, tile: usize) -> Self {
+        Self { lines: matrix.tile_bytes(tile), width: matrix.inputs() }
+    }
+
+    #[inline(always)]
+    fn sums<L: Lanes, const R: usize, const T: usize>(
+        lanes: L,
+        tiles: [Self; T],
+        next: Option<[Self; T]>,
+        inputs: Inputs<'_>,
+        row: usize,
+    ) -> [[L::F; R]; T] {
+        let width = tiles[0].width;
+        let rows: [&[f32]; R] = rows_of(inputs.floats, width, row);
+        let lines: [&[Bytes]; T] = std::array::from_fn(|tile| tiles[tile].lines);
+        let mut sums = [[lanes.splat(0.0); R]; T];
+        for at in 0..width.div_ceil(2) {
+            prefetch_line(lanes, next.map(|next| next.map(|next| next.lines)), at);
+            let mut weights = [lanes.load_both(&lines[0][at]); T];
+            for tile in 1..T {
+                weights[tile] = lanes.load_both(&lines[tile][at]);
+            }
+            for row in 0..R {
+                let input = lanes.splat(rows[row][2 * at]);
+                for tile in 0..T {
+                    sums[tile][row] = lanes.mul_add(weights[tile].0, input, sums[tile][row]);
+                }
+                if 2 * at + 1 < width {
+                    let input = lanes.splat(rows[row][2 * at + 1]);
+                    for tile in 0..T {
+                        sums[tile][row] = lanes.mul_add(weights[tile].1, input, sums[tile][row]);
+                    }
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// The same for inputs in pairs.
+#[derive(Clone, Copy)]
+pub(super) struct RoundedTile<'a>(&'a [Bytes]);
+
+impl<'a> Tile<'a> for RoundedTile<'a> {
+    #[inline(always)]
+    fn of(matrix: &'a PackedMatrix, tile: usize) -> Self {
+        Self(matrix.tile_bytes(tile))
+    }
+
+    #[inline(always)]
+    fn sums<L: Lanes, const R: usize, const T: usize>(
+        lanes: L,
+        tiles: [Self; T],
+        next: Option<[Self; T]>,
+        inputs: Inputs<'_>,
+        row: usize,
+    ) -> [[L::F; R]; T] {
+        let width = tiles[0].0.len();
+        let rows: [&[Pair]; R] = rows_of(inputs.pairs, width, row);
+        let lines: [&[Bytes]; T] = std::array::from_fn(|tile| &tiles[tile].0[..width]);
+        let mut sums = [[lanes.splat(0.0); R]; T];
+        for at in 0..width {
+            prefetch_line(lanes, next.map(|next| next.map(|next| next.0)), at);
+            let mut weights = [lanes.load_pairs(&lines[0][at]); T];
+            for tile in 1..T {
+                weights[tile] = lanes.load_pairs(&lines[tile][at]);
+            }
+            for row in 0..R {
+                for tile in 0..T {
+                    let pair = rows[row][at];
+                    sums[tile][row] = lanes.dot_pairs(sums[tile][row], weights[tile], pair);
+                }
+            }
+        }
+        sums
+    }
+}
+
+/// Begins to fetch a line of each of the tiles that are read next.
+#[inline(always)]
+fn prefetch_line<L: Lanes, N, const T: usize>(lanes: L, next: Option<[&[N]; T]>, at: usize) {
+    if let Some(next) = next {
+        for tile in 0..T {
+            lanes.prefetch(&next[tile][at]);
+        }
     }
 }
 

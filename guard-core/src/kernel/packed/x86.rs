@@ -2,10 +2,11 @@
 #![allow(unsafe_code, reason = "instructions that not every processor has")]
 
 use std::arch::x86_64::*;
+use std::mem::transmute;
 
-use half::{bf16, f16};
+use half::f16;
 
-use super::lanes::{Bytes, LANES, Lanes};
+use super::lanes::{Bytes, LANES, Lanes, Pair, pairs_as_floats};
 
 /// AVX-512 with integer products (VNNI).
 #[derive(Clone, Copy)]
@@ -22,98 +23,140 @@ impl Avx512 {
     }
 }
 
-// SAFETY (of all blocks): a value of `Avx512` exists only where the processor has these instructions;
-// loads and stores are within the arrays.
-impl Lanes for Avx512 {
-    type F = __m512;
-    type I = __m512i;
-    type W = __m512i;
+/// The same with products of brain floats.
+#[derive(Clone, Copy)]
+pub(super) struct Avx512Bf16(());
+
+impl Avx512Bf16 {
+    pub(super) fn new() -> Option<Self> {
+        (Avx512::new().is_some() && is_x86_feature_detected!("avx512bf16")).then_some(Self(()))
+    }
+}
+
+/// The first and the second brain float of pairs.
+#[inline]
+#[target_feature(enable = "avx512f")]
+fn both_512(pairs: __m512i) -> (__m512, __m512) {
+    let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
+    (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(second))
+}
+
+/// Lanes in a register of 512 bits; the two kinds of processors differ in products of pairs.
+macro_rules! in_one_register {
+    ($type:ty, $($pairs:item)*) => {
+        // SAFETY (of all blocks): a value of the type exists only where the processor has these instructions;
+        // loads and stores are within the arrays.
+        impl Lanes for $type {
+            type F = __m512;
+            type I = __m512i;
+            type W = __m512i;
+            $($pairs)*
+
+            #[inline(always)]
+            fn splat(self, value: f32) -> Self::F {
+                unsafe { _mm512_set1_ps(value) }
+            }
+            #[inline(always)]
+            fn load(self, values: &[f32; LANES]) -> Self::F {
+                unsafe { _mm512_loadu_ps(values.as_ptr()) }
+            }
+            #[inline(always)]
+            fn store(self, vector: Self::F, values: &mut [f32; LANES]) {
+                unsafe { _mm512_storeu_ps(values.as_mut_ptr(), vector) }
+            }
+            #[inline(always)]
+            fn load_f16(self, values: &[f16; LANES]) -> Self::F {
+                unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast())) }
+            }
+            #[inline(always)]
+            fn load_both(self, pairs: &Bytes) -> (Self::F, Self::F) {
+                unsafe { both_512(self.load_bytes(pairs)) }
+            }
+            #[inline(always)]
+            fn prefetch<T>(self, value: &T) {
+                unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) }
+            }
+            #[inline(always)]
+            fn add(self, a: Self::F, b: Self::F) -> Self::F {
+                unsafe { _mm512_add_ps(a, b) }
+            }
+            #[inline(always)]
+            fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+                unsafe { _mm512_mul_ps(a, b) }
+            }
+            #[inline(always)]
+            fn div(self, a: Self::F, b: Self::F) -> Self::F {
+                unsafe { _mm512_div_ps(a, b) }
+            }
+            #[inline(always)]
+            fn max(self, a: Self::F, b: Self::F) -> Self::F {
+                unsafe { _mm512_max_ps(a, b) }
+            }
+            #[inline(always)]
+            fn min(self, a: Self::F, b: Self::F) -> Self::F {
+                unsafe { _mm512_min_ps(a, b) }
+            }
+            #[inline(always)]
+            fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+                unsafe { _mm512_fmadd_ps(a, b, c) }
+            }
+            #[inline(always)]
+            fn scale(self, a: Self::F, b: Self::F) -> Self::F {
+                unsafe { _mm512_scalef_ps(a, b) }
+            }
+            #[inline(always)]
+            fn sum(self, a: Self::F) -> f32 {
+                unsafe { _mm512_reduce_add_ps(a) }
+            }
+            #[inline(always)]
+            fn largest(self, a: Self::F) -> f32 {
+                unsafe { _mm512_reduce_max_ps(a) }
+            }
+            #[inline(always)]
+            fn splat_i32(self, value: i32) -> Self::I {
+                unsafe { _mm512_set1_epi32(value) }
+            }
+            #[inline(always)]
+            fn to_f32(self, vector: Self::I) -> Self::F {
+                unsafe { _mm512_cvtepi32_ps(vector) }
+            }
+            #[inline(always)]
+            fn dot(self, sums: Self::I, weights: Self::W, inputs: [i8; 4]) -> Self::I {
+                let inputs = i32::from_ne_bytes(inputs.map(i8::cast_unsigned));
+                unsafe { _mm512_dpbusd_epi32(sums, weights, _mm512_set1_epi32(inputs)) }
+            }
+            #[inline(always)]
+            fn load_bytes(self, bytes: &Bytes) -> Self::W {
+                unsafe { _mm512_load_si512(bytes.0.as_ptr().cast()) }
+            }
+            #[inline(always)]
+            fn nibbles(self, bytes: &Bytes) -> (Self::W, Self::W) {
+                unsafe {
+                    let (bytes, low) = (self.load_bytes(bytes), _mm512_set1_epi8(15));
+                    (_mm512_and_si512(bytes, low), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low))
+                }
+            }
+        }
+    };
+}
+
+in_one_register! { Avx512,
+    pairs_as_floats!(self, pair => unsafe { both_512(_mm512_set1_epi32(pair.0.cast_signed())) });
+}
+
+in_one_register! { Avx512Bf16,
+    type P = __m512bh;
 
     #[inline(always)]
-    fn splat(self, value: f32) -> Self::F {
-        unsafe { _mm512_set1_ps(value) }
+    fn load_pairs(self, pairs: &Bytes) -> Self::P {
+        unsafe { transmute::<__m512i, __m512bh>(self.load_bytes(pairs)) }
     }
+
     #[inline(always)]
-    fn load(self, values: &[f32; LANES]) -> Self::F {
-        unsafe { _mm512_loadu_ps(values.as_ptr()) }
-    }
-    #[inline(always)]
-    fn store(self, vector: Self::F, values: &mut [f32; LANES]) {
-        unsafe { _mm512_storeu_ps(values.as_mut_ptr(), vector) }
-    }
-    #[inline(always)]
-    fn load_f16(self, values: &[f16; LANES]) -> Self::F {
-        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast())) }
-    }
-    #[inline(always)]
-    fn load_bf16(self, values: &[bf16; LANES]) -> Self::F {
+    fn dot_pairs(self, sums: Self::F, weights: Self::P, inputs: Pair) -> Self::F {
         unsafe {
-            let wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(values.as_ptr().cast()));
-            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(wide))
-        }
-    }
-    #[inline(always)]
-    fn prefetch<T>(self, value: &T) {
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) }
-    }
-    #[inline(always)]
-    fn add(self, a: Self::F, b: Self::F) -> Self::F {
-        unsafe { _mm512_add_ps(a, b) }
-    }
-    #[inline(always)]
-    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
-        unsafe { _mm512_mul_ps(a, b) }
-    }
-    #[inline(always)]
-    fn div(self, a: Self::F, b: Self::F) -> Self::F {
-        unsafe { _mm512_div_ps(a, b) }
-    }
-    #[inline(always)]
-    fn max(self, a: Self::F, b: Self::F) -> Self::F {
-        unsafe { _mm512_max_ps(a, b) }
-    }
-    #[inline(always)]
-    fn min(self, a: Self::F, b: Self::F) -> Self::F {
-        unsafe { _mm512_min_ps(a, b) }
-    }
-    #[inline(always)]
-    fn mul_add(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
-        unsafe { _mm512_fmadd_ps(a, b, c) }
-    }
-    #[inline(always)]
-    fn scale(self, a: Self::F, b: Self::F) -> Self::F {
-        unsafe { _mm512_scalef_ps(a, b) }
-    }
-    #[inline(always)]
-    fn sum(self, a: Self::F) -> f32 {
-        unsafe { _mm512_reduce_add_ps(a) }
-    }
-    #[inline(always)]
-    fn largest(self, a: Self::F) -> f32 {
-        unsafe { _mm512_reduce_max_ps(a) }
-    }
-    #[inline(always)]
-    fn splat_i32(self, value: i32) -> Self::I {
-        unsafe { _mm512_set1_epi32(value) }
-    }
-    #[inline(always)]
-    fn to_f32(self, vector: Self::I) -> Self::F {
-        unsafe { _mm512_cvtepi32_ps(vector) }
-    }
-    #[inline(always)]
-    fn dot(self, sums: Self::I, weights: Self::W, inputs: [i8; 4]) -> Self::I {
-        let inputs = i32::from_ne_bytes(inputs.map(i8::cast_unsigned));
-        unsafe { _mm512_dpbusd_epi32(sums, weights, _mm512_set1_epi32(inputs)) }
-    }
-    #[inline(always)]
-    fn load_bytes(self, bytes: &Bytes) -> Self::W {
-        unsafe { _mm512_load_si512(bytes.0.as_ptr().cast()) }
-    }
-    #[inline(always)]
-    fn nibbles(self, bytes: &Bytes) -> (Self::W, Self::W) {
-        unsafe {
-            let (bytes, low) = (self.load_bytes(bytes), _mm512_set1_epi8(15));
-            (_mm512_and_si512(bytes, low), _mm512_and_si512(_mm512_srli_epi16::<4>(bytes), low))
+            let inputs = _mm512_set1_epi32(inputs.0.cast_signed());
+            _mm512_dpbf16_ps(sums, transmute::<__m512i, __m512bh>(inputs), weights)
         }
     }
 }
@@ -147,6 +190,19 @@ macro_rules! halves {
     };
 }
 
+/// The first and the second brain float of pairs.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn both_256(pairs: [__m256i; 2]) -> ([__m256; 2], [__m256; 2]) {
+    let high = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
+    let first = [_mm256_slli_epi32::<16>(pairs[0]), _mm256_slli_epi32::<16>(pairs[1])];
+    let second = [_mm256_and_si256(pairs[0], high), _mm256_and_si256(pairs[1], high)];
+    (
+        [_mm256_castsi256_ps(first[0]), _mm256_castsi256_ps(first[1])],
+        [_mm256_castsi256_ps(second[0]), _mm256_castsi256_ps(second[1])],
+    )
+}
+
 /// Lanes in two registers of 256 bits; the two kinds of processors differ in products of bytes.
 macro_rules! in_two_registers {
     ($type:ty, $dot:item) => {
@@ -156,6 +212,9 @@ macro_rules! in_two_registers {
             type F = [__m256; 2];
             type I = [__m256i; 2];
             type W = [__m256i; 2];
+            pairs_as_floats!(self, pair => {
+                unsafe { both_256([_mm256_set1_epi32(pair.0.cast_signed()); 2]) }
+            });
 
             #[inline(always)]
             fn splat(self, value: f32) -> Self::F {
@@ -180,14 +239,8 @@ macro_rules! in_two_registers {
                 }
             }
             #[inline(always)]
-            fn load_bf16(self, values: &[bf16; LANES]) -> Self::F {
-                unsafe {
-                    let at = values.as_ptr().cast::<__m128i>();
-                    let wide = [_mm_loadu_si128(at), _mm_loadu_si128(at.add(1))];
-                    let wide = [_mm256_cvtepu16_epi32(wide[0]), _mm256_cvtepu16_epi32(wide[1])];
-                    let wide = [_mm256_slli_epi32::<16>(wide[0]), _mm256_slli_epi32::<16>(wide[1])];
-                    [_mm256_castsi256_ps(wide[0]), _mm256_castsi256_ps(wide[1])]
-                }
+            fn load_both(self, pairs: &Bytes) -> (Self::F, Self::F) {
+                unsafe { both_256(self.load_bytes(pairs)) }
             }
             #[inline(always)]
             fn prefetch<T>(self, value: &T) {

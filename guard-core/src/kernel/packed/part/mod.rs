@@ -8,14 +8,14 @@ mod heads;
 
 use std::ops::Range;
 
+use super::inputs::{InputRows, Inputs};
 use super::kernels::{self, Level, Outputs};
 use super::lanes::LANES;
 use super::llama::{PackedBlock, PackedLlama};
-use super::matrix::{BLOCK, InputBlock, PackedMatrix};
+use super::matrix::PackedMatrix;
 use super::shared::Shared;
 use super::step::{Sharing, Step, grow};
 use super::team::Member;
-use super::tiles::Inputs;
 use crate::config::LlamaConfig;
 
 /// What each thread has for itself.
@@ -23,45 +23,13 @@ use crate::config::LlamaConfig;
 pub(super) struct Own {
     /// The residual stream of its rows.
     x: Vec<f32>,
-    inputs: RowInputs,
+    inputs: InputRows,
     queries: Vec<f32>,
     limits: Vec<usize>,
     /// What queries come to.
     answers: Vec<f32>,
     sums: Vec<f32>,
     key: Vec<f32>,
-}
-
-/// Rows ready for a product.
-#[derive(Debug, Default)]
-struct RowInputs {
-    floats: Vec<f32>,
-    blocks: Vec<InputBlock>,
-    rows: usize,
-}
-
-impl RowInputs {
-    fn get(&self) -> Inputs<'_> {
-        Inputs { floats: &self.floats, blocks: &self.blocks, rows: self.rows }
-    }
-
-    /// So many rows of floats, to be filled.
-    fn begin(&mut self, rows: usize, width: usize) -> &mut [f32] {
-        self.rows = rows;
-        grow(&mut self.floats, rows * width, 0.0);
-        grow(&mut self.blocks, rows * width.div_ceil(BLOCK), InputBlock::ZERO);
-        &mut self.floats[..rows * width]
-    }
-
-    fn quantize(&mut self, level: Level, width: usize) {
-        let rows = self
-            .floats
-            .chunks_exact(width)
-            .zip(self.blocks.chunks_exact_mut(width.div_ceil(BLOCK)));
-        for (floats, blocks) in rows.take(self.rows) {
-            kernels::quantize(level, floats, blocks);
-        }
-    }
 }
 
 /// One thread at a step.
@@ -87,7 +55,7 @@ impl<'a> Part<'a> {
 
     pub(super) fn run(mut self) {
         self.embed();
-        for (layer, block) in self.model.blocks.iter().enumerate() {
+        for (layer, block) in self.model.weights.blocks.iter().enumerate() {
             self.norm(&block.attention_norm);
             self.attention(layer, block);
             self.norm(&block.feed_forward_norm);
@@ -131,7 +99,7 @@ impl<'a> Part<'a> {
         grow(&mut self.own.x, self.rows.len() * hidden, 0.0);
         let places = &self.step.places[self.rows.clone()];
         for (place, x) in places.iter().zip(self.own.x.chunks_exact_mut(hidden)) {
-            self.model.embedding.row(place.token as usize, x);
+            self.model.weights.embedding.row(place.token as usize, x);
         }
     }
 
@@ -140,11 +108,11 @@ impl<'a> Part<'a> {
         let (level, hidden, epsilon) =
             (self.level(), config.hidden_size, config.rms_norm_eps as f32);
         let Own { x, inputs, .. } = &mut *self.own;
-        let out = inputs.begin(self.rows.len(), hidden);
+        let out = inputs.hold(self.model.forms, self.rows.len(), hidden);
         for (x, out) in x.chunks_exact(hidden).zip(out.chunks_exact_mut(hidden)) {
             kernels::rms_norm(level, x, weights, epsilon, out);
         }
-        inputs.quantize(level, hidden);
+        inputs.finish(level);
     }
 
     fn attention(&mut self, layer: usize, block: &PackedBlock) {
@@ -168,8 +136,8 @@ impl<'a> Part<'a> {
         let (rows, level) = (self.rows.len(), self.level());
         // SAFETY: written before the barrier, or by this thread.
         let attended = unsafe { self.own_rows(self.step.attended, wide).read(0..rows * wide) };
-        self.own.inputs.begin(rows, wide).copy_from_slice(attended);
-        self.own.inputs.quantize(level, wide);
+        self.own.inputs.hold(self.model.forms, rows, wide).copy_from_slice(attended);
+        self.own.inputs.finish(level);
         let inputs = std::mem::take(&mut self.own.inputs);
         self.add(&block.output, inputs.get());
         self.own.inputs = inputs;
@@ -177,29 +145,19 @@ impl<'a> Part<'a> {
 
     fn feed_forward(&mut self, block: &PackedBlock) {
         let inner = self.config().intermediate_size;
-        let (rows, level, blocks) = (self.rows.len(), self.level(), inner.div_ceil(BLOCK));
-        let gated = self.own_rows(self.step.gated, inner);
-        let quantized = self.own_rows(self.step.gated_blocks, blocks);
+        let (rows, level) = (self.rows.len(), self.level());
+        let gated = self.step.gated.rows(self.rows.clone());
         let [gate, up] = &block.gated;
         let tiles = self.tiles(gate);
         let columns = (tiles.start * LANES).min(inner)..(tiles.end * LANES).min(inner);
-        kernels::gated(level, [gate, up], tiles, self.own.inputs.get(), gated);
-        let within = columns.start.div_ceil(BLOCK)..columns.end.div_ceil(BLOCK);
+        kernels::gated(level, [gate, up], tiles, self.own.inputs.get(), gated.floats);
         for row in 0..rows {
             // SAFETY: this thread's columns of its rows, which are whole blocks.
-            let (floats, blocks) = unsafe {
-                (
-                    gated.read(row * inner + columns.start..row * inner + columns.end),
-                    quantized.slice(row * blocks + within.start..row * blocks + within.end),
-                )
-            };
-            kernels::quantize(level, floats, blocks);
+            unsafe { gated.finish(level, row, columns.clone()) };
         }
         self.meet();
         // SAFETY: written before the barrier, or by this thread.
-        let (floats, blocks) =
-            unsafe { (gated.read(0..rows * inner), quantized.read(0..rows * blocks)) };
-        self.add(&block.down, Inputs { floats, blocks, rows });
+        self.add(&block.down, unsafe { gated.read(rows) });
     }
 
     /// Adds the products with inputs to the residual stream.
@@ -220,36 +178,28 @@ impl<'a> Part<'a> {
     }
 
     fn logits(&mut self) {
-        let config = self.config();
+        let (config, weights) = (self.config(), &self.model.weights);
         let (hidden, level) = (config.hidden_size, self.level());
-        let blocks = hidden.div_ceil(BLOCK);
         for (index, &place) in self.step.wanted.iter().enumerate() {
             let is_mine = match self.step.by_rows() {
                 true => self.rows.contains(&place),
                 false => self.member.index() == 0,
             };
             if is_mine {
-                // SAFETY: one thread writes each row.
-                let (out, quantized) = unsafe {
-                    (
-                        self.step.last.slice(index * hidden..(index + 1) * hidden),
-                        self.step.last_blocks.slice(index * blocks..(index + 1) * blocks),
-                    )
-                };
                 let x = &self.own.x[(place - self.rows.start) * hidden..][..hidden];
                 let epsilon = config.rms_norm_eps as f32;
-                kernels::rms_norm(level, x, &self.model.norm, epsilon, out);
-                kernels::quantize(level, out, quantized);
+                // SAFETY: one thread writes each row.
+                unsafe {
+                    let out = self.step.last.floats(index, 0..hidden);
+                    kernels::rms_norm(level, x, &weights.norm, epsilon, out);
+                    self.step.last.finish(level, index, 0..hidden);
+                }
             }
         }
         self.member.wait();
-        let rows = self.step.wanted.len();
         // SAFETY: written before the barrier.
-        let (floats, blocks) = unsafe {
-            (self.step.last.read(0..rows * hidden), self.step.last_blocks.read(0..rows * blocks))
-        };
-        let inputs = Inputs { floats, blocks, rows };
-        let matrix = self.model.head.as_ref().unwrap_or(&self.model.embedding);
+        let inputs = unsafe { self.step.last.read(self.step.wanted.len()) };
+        let matrix = weights.head.as_ref().unwrap_or(&weights.embedding);
         let (values, width) = (self.step.logits, config.vocab_size);
         let out = Outputs { values, width, start: 0, add: false };
         let tiles = self.member.share(matrix.tiles());
