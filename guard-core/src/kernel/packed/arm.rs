@@ -7,7 +7,7 @@ use std::mem::transmute;
 
 use half::f16;
 
-use super::lanes::{Bytes, LANES, Lanes, Pair, pairs_as_floats};
+use super::lanes::{Bytes, LANES, Lanes};
 
 /// NEON with products of signed bytes (dotprod).
 #[derive(Clone, Copy)]
@@ -42,22 +42,14 @@ macro_rules! quarters {
     };
 }
 
-/// The first and the second brain float of pairs.
-#[inline(always)]
-fn both(pairs: [uint32x4_t; 4]) -> ([float32x4_t; 4], [float32x4_t; 4]) {
-    // SAFETY: all 64-bit ARM processors have these instructions.
-    let high = unsafe { [vdupq_n_u32(0xffff_0000); 4] };
-    let (first, second) = (quarters!(vshlq_n_u32::<16>, pairs), quarters!(vandq_u32, pairs, high));
-    (quarters!(vreinterpretq_f32_u32, first), quarters!(vreinterpretq_f32_u32, second))
-}
-
 // SAFETY (of all blocks): all 64-bit ARM processors have these instructions but the one of `dot`, and a
 // value of the type exists only where they have that, too; what is transmuted is numbers in either form.
 impl Lanes for Neon {
     type F = [float32x4_t; 4];
     type I = [int32x4_t; 4];
     type W = [int8x16_t; 4];
-    pairs_as_floats!(self, pair => both(unsafe { [vdupq_n_u32(pair.0); 4] }));
+    const ROWS: usize = 6;
+    const TILES: usize = 1;
 
     const LESS: i32 = 128;
 
@@ -79,8 +71,15 @@ impl Lanes for Neon {
         quarters!(vcvt_f32_f16, halves)
     }
     #[inline(always)]
-    fn load_both(self, pairs: &Bytes) -> (Self::F, Self::F) {
-        both(unsafe { transmute::<[u8; 4 * LANES], [uint32x4_t; 4]>(pairs.0) })
+    fn load_first(self, pairs: &Bytes) -> Self::F {
+        let pairs = unsafe { transmute::<[u32; LANES], [uint32x4_t; 4]>(pairs.0) };
+        quarters!(vreinterpretq_f32_u32, quarters!(vshlq_n_u32::<16>, pairs))
+    }
+    #[inline(always)]
+    fn load_second(self, pairs: &Bytes) -> Self::F {
+        let pairs = unsafe { transmute::<[u32; LANES], [uint32x4_t; 4]>(pairs.0) };
+        let high = unsafe { [vdupq_n_u32(0xffff_0000); 4] };
+        quarters!(vreinterpretq_f32_u32, quarters!(vandq_u32, pairs, high))
     }
     #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {
@@ -139,13 +138,13 @@ impl Lanes for Neon {
     }
     #[inline(always)]
     fn load_bytes(self, bytes: &Bytes) -> Self::W {
-        let bytes = unsafe { transmute::<[u8; 4 * LANES], Self::W>(bytes.0) };
+        let bytes = unsafe { transmute::<[u32; LANES], Self::W>(bytes.0) };
         let least = unsafe { [vdupq_n_s8(-128); 4] };
         quarters!(veorq_s8, bytes, least)
     }
     #[inline(always)]
     fn nibbles(self, bytes: &Bytes) -> (Self::W, Self::W) {
-        let bytes = unsafe { transmute::<[u8; 4 * LANES], [uint8x16_t; 4]>(bytes.0) };
+        let bytes = unsafe { transmute::<[u32; LANES], [uint8x16_t; 4]>(bytes.0) };
         let low = unsafe { [vdupq_n_u8(15); 4] };
         let (low, high) = (quarters!(vandq_u8, bytes, low), quarters!(vshrq_n_u8::<4>, bytes));
         (quarters!(vreinterpretq_s8_u8, low), quarters!(vreinterpretq_s8_u8, high))

@@ -132,9 +132,16 @@ pub(super) fn quantize(row: &[f32], blocks: &mut [InputBlock]) {
     }
 }
 
-/// Inputs in pairs of brain floats; a last one without another beside 0.
+/// Rounds inputs to brain floats: into pairs where there is an instruction for them, a last one without
+/// another beside 0, and where they are where there is none.
 #[inline(always)]
-pub(super) fn round_pairs(row: &[f32], pairs: &mut [Pair]) {
+pub(super) fn round<L: Lanes>(_: L, row: &mut [f32], pairs: &mut [Pair]) {
+    if !L::HAS_PAIRS {
+        for value in row {
+            *value = Pair::nearest([*value, 0.0]).floats()[0];
+        }
+        return;
+    }
     let (whole, rest) = row.as_chunks::<2>();
     for (values, pair) in whole.iter().zip(pairs.iter_mut()) {
         *pair = Pair::nearest(*values);

@@ -9,8 +9,8 @@ use super::matrix::{BLOCK, Grid, InputBlock};
 use super::shared::Shared;
 use super::step::grow;
 
-/// Rows of inputs: as they are, in steps, and in pairs of brain floats. The [`Grid`] of a matrix says which
-/// of these it takes.
+/// Rows of inputs: as they are, or rounded to brain floats for a processor that has no products of pairs; in
+/// steps; in pairs of brain floats. The [`Grid`] of a matrix says which of these it takes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inputs<'a> {
     pub(crate) floats: &'a [f32],
@@ -142,7 +142,7 @@ impl SharedRows {
                 kernels::quantize(level, floats, blocks);
             }
             if self.forms.pairs {
-                kernels::round_pairs(level, floats, pairs);
+                kernels::round(level, floats, pairs);
             }
         }
     }

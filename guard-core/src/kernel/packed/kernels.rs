@@ -146,8 +146,8 @@ kernels! {
     /// A row in steps, block by block.
     fn quantize(row: &[f32], blocks: &mut [InputBlock]) = quantize_of;
 
-    /// A row in pairs of brain floats.
-    fn round_pairs(row: &[f32], pairs: &mut [Pair]) = round_pairs_of;
+    /// Inputs rounded to brain floats, in pairs or where they are, as the level takes them.
+    fn round(row: &mut [f32], pairs: &mut [Pair]) = elementwise::round;
 
     /// Attention of queries of one head to the positions before their limits. Queries and outputs are
     /// `wide` numbers each, a multiple of 16; the keys know no other scale than the queries'.
@@ -250,19 +250,14 @@ fn quantize_of<L: Lanes>(_: L, row: &[f32], blocks: &mut [InputBlock]) {
     elementwise::quantize(row, blocks);
 }
 
-#[inline(always)]
-fn round_pairs_of<L: Lanes>(_: L, row: &[f32], pairs: &mut [Pair]) {
-    elementwise::round_pairs(row, pairs);
-}
-
 #[cfg(test)]
 mod tests {
-    use half::bf16;
+    use half::{bf16, f16};
     use proptest::prelude::*;
 
     use super::super::inputs::{Forms, InputRows};
     use super::super::matrix::tests::{noise, packed};
-    use super::super::matrix::{BLOCK, Grid};
+    use super::super::matrix::{BLOCK, Grid, Row, Steps};
     use super::*;
 
     const GRIDS: [Grid; 7] = [
@@ -275,12 +270,12 @@ mod tests {
         Grid::FourMin,
     ];
 
-    /// Rows in all forms.
-    fn rows_of(floats: &[f32], width: usize) -> InputRows {
+    /// Rows as a matrix of this grid takes them.
+    fn rows_of(level: Level, grid: Grid, floats: &[f32], width: usize) -> InputRows {
         let mut rows = InputRows::default();
-        let forms = Forms::of(GRIDS.into_iter());
+        let forms = Forms::of([grid].into_iter());
         rows.hold(forms, floats.len() / width, width).copy_from_slice(floats);
-        rows.finish(Level::Portable);
+        rows.finish(level);
         rows
     }
 
@@ -289,13 +284,7 @@ mod tests {
         let width = matrix.inputs();
         let input = |at: usize| match matrix.grid() {
             Grid::F32 | Grid::F16 | Grid::Bf16 => f64::from(inputs.floats[row * width + at]),
-            Grid::Bf16Products => {
-                let float = inputs.floats[row * width + at];
-                let pair = inputs.pairs[row * width.div_ceil(2) + at / 2];
-                let rounded = pair.floats()[at % 2];
-                assert_eq!(rounded, bf16::from_f32(float).to_f32());
-                f64::from(rounded)
-            }
+            Grid::Bf16Products => bf16::from_f32(inputs.floats[row * width + at]).to_f64(),
             Grid::Eight | Grid::Four | Grid::FourMin => {
                 let block = &inputs.blocks[row * width.div_ceil(BLOCK) + at / BLOCK];
                 f64::from(block.steps[at % BLOCK]) * f64::from(block.scale)
@@ -319,14 +308,15 @@ mod tests {
         ) {
             let seed = usize::from(seed);
             let floats = noise(rows * width, seed);
-            let (all, last) =
-                (rows_of(&floats, width), rows_of(&floats[(rows - 1) * width..], width));
             let weights = noise(outputs * width, seed + 1);
             for grid in GRIDS {
                 let matrix = packed(grid, &weights, [outputs, width]);
+                let steps = rows_of(Level::Portable, grid, &floats, width);
                 let sums: Vec<_> =
-                    (0..rows).map(|row| expected(&matrix, all.get(), row)).collect();
+                    (0..rows).map(|row| expected(&matrix, steps.get(), row)).collect();
                 for level in Level::all() {
+                    let [all, last] = [&floats[..], &floats[(rows - 1) * width..]]
+                        .map(|floats| rows_of(level, grid, floats, width));
                     let inputs = all.get();
                     let wide = outputs + 3;
                     let mut values = vec![1.0; rows * wide];
@@ -360,11 +350,11 @@ mod tests {
     fn gated_outputs_are_the_products_of_both() {
         let (rows, width, outputs) = (7, 64, 40);
         let floats = noise(rows * width, 1);
-        let inputs = rows_of(&floats, width);
         let weights = [2, 3].map(|seed| noise(outputs * width, seed));
         for grid in GRIDS {
             let [gate, up] = weights.each_ref().map(|w| packed(grid, w, [outputs, width]));
             for level in Level::all() {
+                let inputs = rows_of(level, grid, &floats, width);
                 let mut values = vec![f32::NAN; rows * outputs];
                 gated(level, [&gate, &up], 0..gate.tiles(), inputs.get(), Shared::new(&mut values));
                 for (row, found) in values.chunks_exact(outputs).enumerate() {
@@ -375,6 +365,26 @@ mod tests {
                         assert!(apart < 1e-3, "{grid:?} {level:?}: {found} {expected}");
                     }
                 }
+            }
+        }
+    }
+    /// Sums of bytes are exact, also of those that are farthest from zero.
+    #[test]
+    fn no_bytes_are_too_large() {
+        let width = 3 * BLOCK;
+        let steps = |steps: [i8; BLOCK]| Steps { scale: f16::ONE, minimum: f16::ZERO, steps };
+        for (weight, input) in [(-128_i8, 127_i8), (-128, -127), (127, 127), (127, -127)] {
+            let matrix = PackedMatrix::pack(Grid::Eight, [1, width], |_, (), set| {
+                set(Row::Steps(&[steps([weight; BLOCK]); 3]));
+            });
+            let floats = vec![f32::from(input); width];
+            for level in Level::all() {
+                let inputs = rows_of(level, Grid::Eight, &floats, width);
+                let mut sum = [f32::NAN];
+                let out = Outputs { values: Shared::new(&mut sum), width: 1, start: 0, add: false };
+                product(level, &matrix, 0..1, inputs.get(), out);
+                let expected = width as f32 * f32::from(weight) * f32::from(input);
+                assert_eq!(sum, [expected], "{level:?}: {weight} times {input}");
             }
         }
     }

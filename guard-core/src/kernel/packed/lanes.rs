@@ -10,10 +10,10 @@ pub(super) const LANES: usize = 16;
 #[repr(align(64))]
 pub(super) struct Floats(pub(super) [f32; LANES]);
 
-/// Four bytes for each of sixteen numbers, from a line of the cache on.
+/// Four bytes for each of sixteen numbers, the first in the low bits, from a line of the cache on.
 #[derive(Clone, Copy, Debug)]
 #[repr(align(64))]
-pub(super) struct Bytes(pub(super) [u8; 4 * LANES]);
+pub(super) struct Bytes(pub(super) [u32; LANES]);
 
 /// Two brain floats, which are the upper halves of 32-bit floats: the first one in the low bits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,14 +47,25 @@ fn upper_half(value: f32) -> u16 {
 }
 
 impl Bytes {
+    pub(super) const ZERO: Self = Self([0; LANES]);
+
     /// The pair of one of the numbers.
     #[inline(always)]
     pub(super) fn pair(&self, lane: usize) -> Pair {
-        Pair(u32::from_le_bytes(self.0.as_chunks::<4>().0[lane]))
+        Pair(self.0[lane])
     }
 
     pub(super) fn set_pair(&mut self, lane: usize, pair: Pair) {
-        self.0.as_chunks_mut::<4>().0[lane] = pair.0.to_le_bytes();
+        self.0[lane] = pair.0;
+    }
+
+    /// The bytes of one of the numbers.
+    pub(super) fn four(&self, lane: usize) -> [u8; 4] {
+        self.0[lane].to_le_bytes()
+    }
+
+    pub(super) fn set_four(&mut self, lane: usize, bytes: [u8; 4]) {
+        self.0[lane] = u32::from_le_bytes(bytes);
     }
 }
 
@@ -69,9 +80,12 @@ pub(super) trait Lanes: Copy {
     type I: Copy;
     /// Four weights for each of sixteen numbers.
     type W: Copy;
-    /// Two weights in brain floats for each of sixteen numbers.
-    type P: Copy;
 
+    /// Rows and tiles of a micro-product, whose sums fill the registers beside the weights.
+    const ROWS: usize;
+    const TILES: usize;
+    /// Whether there is an instruction for [`dot_pairs`](Self::dot_pairs).
+    const HAS_PAIRS: bool = false;
     /// So much less than its byte is a weight of [`load_bytes`](Self::load_bytes).
     const LESS: i32 = 0;
 
@@ -79,8 +93,9 @@ pub(super) trait Lanes: Copy {
     fn load(self, values: &[f32; LANES]) -> Self::F;
     fn store(self, vector: Self::F, values: &mut [f32; LANES]);
     fn load_f16(self, values: &[f16; LANES]) -> Self::F;
-    /// The first and the second brain float of each number, which is a [`Pair`].
-    fn load_both(self, pairs: &Bytes) -> (Self::F, Self::F);
+    /// The first brain float of each number, which is a [`Pair`], and the second one.
+    fn load_first(self, pairs: &Bytes) -> Self::F;
+    fn load_second(self, pairs: &Bytes) -> Self::F;
     /// Begins to fetch the line of the cache that holds this value, where that can be told.
     #[inline(always)]
     fn prefetch<T>(self, _value: &T) {}
@@ -105,30 +120,21 @@ pub(super) trait Lanes: Copy {
     fn nibbles(self, bytes: &Bytes) -> (Self::W, Self::W);
     /// Adds to each sum the products of its four weights and the four inputs, which are not -128.
     fn dot(self, sums: Self::I, weights: Self::W, inputs: [i8; 4]) -> Self::I;
+    /// The same for weights of [`nibbles`](Self::nibbles).
+    #[inline(always)]
+    fn dot_nibbles(self, sums: Self::I, weights: Self::W, inputs: [i8; 4]) -> Self::I {
+        self.dot(sums, weights, inputs)
+    }
 
-    fn load_pairs(self, pairs: &Bytes) -> Self::P;
-    /// Adds to each sum the products of its two weights and the two inputs, rounded once or more often. What
-    /// is below 2^-126 may count as 0.
-    fn dot_pairs(self, sums: Self::F, weights: Self::P, inputs: Pair) -> Self::F;
+    /// Adds to each sum the products of its pair of weights and the pair of inputs, rounded once or more often.
+    /// What is below 2^-126 may count as 0.
+    #[inline(always)]
+    fn dot_pairs(self, sums: Self::F, weights: &Bytes, inputs: Pair) -> Self::F {
+        let [first, second] = inputs.floats();
+        let sums = self.mul_add(self.load_first(weights), self.splat(first), sums);
+        self.mul_add(self.load_second(weights), self.splat(second), sums)
+    }
 }
-
-/// Products of pairs, for processors that have no instruction for them: `$splat` gives both inputs.
-macro_rules! pairs_as_floats {
-    ($self:ident, $pair:ident => $splat:expr) => {
-        type P = (Self::F, Self::F);
-
-        #[inline(always)]
-        fn load_pairs(self, pairs: &Bytes) -> Self::P {
-            self.load_both(pairs)
-        }
-        #[inline(always)]
-        fn dot_pairs($self, sums: Self::F, weights: Self::P, $pair: Pair) -> Self::F {
-            let (first, second) = $splat;
-            $self.mul_add(weights.1, second, $self.mul_add(weights.0, first, sums))
-        }
-    };
-}
-pub(super) use pairs_as_floats;
 
 /// Plain Rust.
 #[derive(Clone, Copy)]
@@ -137,11 +143,9 @@ pub(super) struct Portable;
 impl Lanes for Portable {
     type F = [f32; LANES];
     type I = [i32; LANES];
-    type W = [u8; 4 * LANES];
-    pairs_as_floats!(self, pair => {
-        let [first, second] = pair.floats();
-        (self.splat(first), self.splat(second))
-    });
+    const ROWS: usize = 2;
+    const TILES: usize = 1;
+    type W = [u32; LANES];
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
@@ -160,9 +164,12 @@ impl Lanes for Portable {
         values.map(f16::to_f32)
     }
     #[inline(always)]
-    fn load_both(self, pairs: &Bytes) -> (Self::F, Self::F) {
-        let number = |half| std::array::from_fn(|i| pairs.pair(i).floats()[half]);
-        (number(0), number(1))
+    fn load_first(self, pairs: &Bytes) -> Self::F {
+        std::array::from_fn(|lane| pairs.pair(lane).floats()[0])
+    }
+    #[inline(always)]
+    fn load_second(self, pairs: &Bytes) -> Self::F {
+        std::array::from_fn(|lane| pairs.pair(lane).floats()[1])
     }
     #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {
@@ -211,9 +218,11 @@ impl Lanes for Portable {
     #[inline(always)]
     fn dot(self, sums: Self::I, weights: Self::W, inputs: [i8; 4]) -> Self::I {
         std::array::from_fn(|lane| {
-            let four = &weights[4 * lane..4 * lane + 4];
-            let products = four.iter().zip(inputs).map(|(&w, x)| i32::from(w) * i32::from(x));
-            sums[lane] + products.sum::<i32>()
+            let mut sum = sums[lane];
+            for (at, input) in inputs.into_iter().enumerate() {
+                sum += (weights[lane] >> (8 * at) & 255) as i32 * i32::from(input);
+            }
+            sum
         })
     }
     #[inline(always)]
@@ -222,7 +231,7 @@ impl Lanes for Portable {
     }
     #[inline(always)]
     fn nibbles(self, bytes: &Bytes) -> (Self::W, Self::W) {
-        (bytes.0.map(|byte| byte & 15), bytes.0.map(|byte| byte >> 4))
+        (bytes.0.map(|four| four & 0x0f0f_0f0f), bytes.0.map(|four| four >> 4 & 0x0f0f_0f0f))
     }
 }
 

@@ -116,7 +116,7 @@ impl PackedMatrix {
             halves: vec![[f16::ZERO; LANES]; count(grid == Grid::F16, inputs)],
             scales: vec![[f16::ZERO; LANES]; count(grid.has_steps(), blocks)],
             minima: vec![[f16::ZERO; LANES]; count(grid == Grid::FourMin, blocks)],
-            bytes: vec![Bytes([0; 4 * LANES]); tiles * lines],
+            bytes: vec![Bytes::ZERO; tiles * lines],
         }
     }
 
@@ -223,7 +223,7 @@ impl PackedMatrix {
         for (block, out) in out.chunks_mut(BLOCK).enumerate() {
             let scale = scales[block][lane].to_f32();
             for (input, out) in out.iter_mut().enumerate() {
-                let byte = |line: usize| bytes[line].0[lane * 4 + input % 4];
+                let byte = |line: usize| bytes[line].four(lane)[input % 4];
                 let half = |line: usize| {
                     let byte = byte(line);
                     f32::from(if input < BLOCK / 2 { byte & 15 } else { byte >> 4 })
@@ -289,7 +289,7 @@ impl Piece<'_> {
                 let lines = &mut self.bytes[block * EIGHT_LINES..][..EIGHT_LINES];
                 for (line, four) in lines.iter_mut().zip(steps.steps.as_chunks::<4>().0) {
                     // -128 becomes 0.
-                    line.0[lane * 4..][..4].copy_from_slice(&four.map(|s| s.cast_unsigned() ^ 128));
+                    line.set_four(lane, four.map(|s| s.cast_unsigned() ^ 128));
                 }
             }
             Grid::Four | Grid::FourMin => {
@@ -298,9 +298,10 @@ impl Piece<'_> {
                 }
                 let lines = &mut self.bytes[block * FOUR_LINES..][..FOUR_LINES];
                 let (low, high) = steps.steps.split_at(BLOCK / 2);
-                for (input, (low, high)) in low.iter().zip(high).enumerate() {
-                    lines[input / 4].0[lane * 4 + input % 4] =
-                        low.cast_unsigned() | high.cast_unsigned() << 4;
+                let fours = low.as_chunks::<4>().0.iter().zip(high.as_chunks::<4>().0);
+                for (line, (low, high)) in lines.iter_mut().zip(fours) {
+                    let both = |at: usize| low[at].cast_unsigned() | high[at].cast_unsigned() << 4;
+                    line.set_four(lane, std::array::from_fn(both));
                 }
             }
         }

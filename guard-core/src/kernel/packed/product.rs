@@ -16,9 +16,6 @@ use super::lanes::{Floats, LANES, Lanes};
 use super::matrix::{Grid, PackedMatrix};
 use super::tiles::{ByteTile, Eight, FloatTile, Four, FourMin, PairTile, RoundedTile, Tile};
 
-/// Rows of a micro-product: the sums of two tiles fill the registers.
-const ROWS: usize = 6;
-
 /// Takes sums: those of 16 outputs of `T` matrices for one row.
 pub(super) trait Sink<L: Lanes, const T: usize> {
     fn put(&mut self, lanes: L, row: usize, tile: usize, sums: [L::F; T]);
@@ -36,6 +33,24 @@ macro_rules! by_grid {
             Grid::Four => $function::<$lanes, ByteTile<'_, Four>>($($argument),*),
             Grid::FourMin => $function::<$lanes, ByteTile<'_, FourMin>>($($argument),*),
         }
+    };
+}
+
+/// Calls a function for a number of rows that is known when it is compiled.
+macro_rules! by_count {
+    ($count:expr, $function:ident::<$lanes:ty, $grid:ty>($($argument:expr),*)) => {
+        by_count!($count, $function::<$lanes, $grid>, ($($argument),*), 1 2 3 4 5 6 7 8)
+    };
+    ($count:expr, $function:ident::<$lanes:ty, $grid:ty>, $arguments:tt, $($rows:literal)*) => {
+        match $count {
+            $($rows if $rows <= <$grid>::rows::<$lanes>() => {
+                by_count!(@ $function::<$lanes, $grid, $rows> $arguments);
+            })*
+            _ => {}
+        }
+    };
+    (@ $function:ident::<$lanes:ty, $grid:ty, $rows:literal> ($($argument:expr),*)) => {
+        $function::<$lanes, $grid, $rows>($($argument),*)
     };
 }
 
@@ -155,17 +170,11 @@ fn all_rows<'a, L: Lanes, G: Tile<'a>>(
     sink: &mut impl PairSink<L>,
 ) {
     let mut row = 0;
-    while row + ROWS <= inputs.rows {
-        some_rows::<L, G, ROWS>(lanes, tiles, next.take(), inputs, row, sink);
-        row += ROWS;
-    }
-    match inputs.rows - row {
-        1 => some_rows::<L, G, 1>(lanes, tiles, next, inputs, row, sink),
-        2 => some_rows::<L, G, 2>(lanes, tiles, next, inputs, row, sink),
-        3 => some_rows::<L, G, 3>(lanes, tiles, next, inputs, row, sink),
-        4 => some_rows::<L, G, 4>(lanes, tiles, next, inputs, row, sink),
-        5 => some_rows::<L, G, 5>(lanes, tiles, next, inputs, row, sink),
-        _ => {}
+    while row < inputs.rows {
+        let count = G::rows::<L>().min(inputs.rows - row);
+        let next = next.take();
+        by_count!(count, some_rows::<L, G>(lanes, tiles, next, inputs, row, sink));
+        row += count;
     }
 }
 
@@ -178,8 +187,15 @@ fn some_rows<'a, L: Lanes, G: Tile<'a>, const R: usize>(
     row: usize,
     sink: &mut impl PairSink<L>,
 ) {
-    let sums = G::sums::<L, R, 2>(lanes, tiles, next, inputs, row);
+    let [one, other] = if L::TILES == 2 {
+        G::sums::<L, R, 2>(lanes, tiles, next, inputs, row)
+    } else {
+        let nexts = next.map_or([None, None], |[one, other]| [Some([one]), Some([other])]);
+        let [one] = G::sums::<L, R, 1>(lanes, [tiles[0]], nexts[0], inputs, row);
+        let [other] = G::sums::<L, R, 1>(lanes, [tiles[1]], nexts[1], inputs, row);
+        [one, other]
+    };
     for next in 0..R {
-        sink.put(lanes, row + next, [sums[0][next], sums[1][next]]);
+        sink.put(lanes, row + next, [one[next], other[next]]);
     }
 }

@@ -16,6 +16,12 @@ use super::matrix::{BLOCK, InputBlock, PackedMatrix, Scales};
 pub(super) trait Tile<'a>: Copy {
     fn of(matrix: &'a PackedMatrix, tile: usize) -> Self;
 
+    /// Rows of a micro-product, at most 8: so many that the sums of them fill the registers.
+    #[inline(always)]
+    fn rows<L: Lanes>() -> usize {
+        L::ROWS
+    }
+
     /// The sums of `R` rows from `row` on with `T` tiles. The tiles that are read next are fetched meanwhile.
     fn sums<L: Lanes, const R: usize, const T: usize>(
         lanes: L,
@@ -30,6 +36,23 @@ pub(super) trait Tile<'a>: Copy {
 #[inline(always)]
 fn rows_of<T, const R: usize>(all: &[T], width: usize, row: usize) -> [&[T]; R] {
     std::array::from_fn(|next| &all[(row + next) * width..][..width])
+}
+
+/// Adds the products of weights and of each row's input: of a group of them the one of a number.
+#[inline(always)]
+fn add_products<L: Lanes, const R: usize, const T: usize, const N: usize>(
+    lanes: L,
+    sums: &mut [[L::F; R]; T],
+    weights: [L::F; T],
+    rows: [&[[f32; N]]; R],
+    [at, which]: [usize; 2],
+) {
+    for row in 0..R {
+        let input = lanes.splat(rows[row][at][which]);
+        for tile in 0..T {
+            sums[tile][row] = lanes.mul_add(weights[tile], input, sums[tile][row]);
+        }
+    }
 }
 
 /// Sixteen weights that stand for themselves.
@@ -79,6 +102,7 @@ impl<'a, N: FloatLine + Copy> Tile<'a> for FloatTile<'a, N> {
     ) -> [[L::F; R]; T] {
         let width = tiles[0].0.len();
         let rows: [&[f32]; R] = rows_of(inputs.floats, width, row);
+        let rows: [&[[f32; 1]]; R] = std::array::from_fn(|row| &rows[row].as_chunks().0[..width]);
         let tiles: [&[N]; T] = std::array::from_fn(|tile| &tiles[tile].0[..width]);
         let next: Option<[&[N]; T]> =
             next.map(|next| std::array::from_fn(|tile| &next[tile].0[..width]));
@@ -89,12 +113,7 @@ impl<'a, N: FloatLine + Copy> Tile<'a> for FloatTile<'a, N> {
             for tile in 1..T {
                 weights[tile] = tiles[tile][at].load(lanes);
             }
-            for row in 0..R {
-                let input = lanes.splat(rows[row][at]);
-                for tile in 0..T {
-                    sums[tile][row] = lanes.mul_add(weights[tile], input, sums[tile][row]);
-                }
-            }
+            add_products(lanes, &mut sums, weights, rows, [at, 0]);
         }
         sums
     }
@@ -123,39 +142,49 @@ impl<'a> Tile<'a> for PairTile<'a> {
     ) -> [[L::F; R]; T] {
         let width = tiles[0].width;
         let rows: [&[f32]; R] = rows_of(inputs.floats, width, row);
-        let lines: [&[Bytes]; T] = std::array::from_fn(|tile| tiles[tile].lines);
+        let whole = width / 2;
+        let pairs: [&[[f32; 2]]; R] = std::array::from_fn(|row| &rows[row].as_chunks().0[..whole]);
+        let lines: [&[Bytes]; T] = std::array::from_fn(|tile| &tiles[tile].lines[..whole]);
+        let next = next.map(|next| next.map(|next| &next.lines[..whole]));
         let mut sums = [[lanes.splat(0.0); R]; T];
-        for at in 0..width.div_ceil(2) {
-            prefetch_line(lanes, next.map(|next| next.map(|next| next.lines)), at);
-            let mut weights = [lanes.load_both(&lines[0][at]); T];
+        for at in 0..whole {
+            prefetch_line(lanes, next, at);
+            let mut weights = [lanes.load_first(&lines[0][at]); T];
             for tile in 1..T {
-                weights[tile] = lanes.load_both(&lines[tile][at]);
+                weights[tile] = lanes.load_first(&lines[tile][at]);
             }
-            for row in 0..R {
-                let input = lanes.splat(rows[row][2 * at]);
-                for tile in 0..T {
-                    sums[tile][row] = lanes.mul_add(weights[tile].0, input, sums[tile][row]);
-                }
-                if 2 * at + 1 < width {
-                    let input = lanes.splat(rows[row][2 * at + 1]);
-                    for tile in 0..T {
-                        sums[tile][row] = lanes.mul_add(weights[tile].1, input, sums[tile][row]);
-                    }
-                }
+            add_products(lanes, &mut sums, weights, pairs, [at, 0]);
+            for tile in 0..T {
+                weights[tile] = lanes.load_second(&lines[tile][at]);
             }
+            add_products(lanes, &mut sums, weights, pairs, [at, 1]);
+        }
+        if width % 2 == 1 {
+            let mut weights = [lanes.splat(0.0); T];
+            for tile in 0..T {
+                weights[tile] = lanes.load_first(&tiles[tile].lines[whole]);
+            }
+            let last: [&[[f32; 1]]; R] = std::array::from_fn(|row| rows[row].as_chunks().0);
+            add_products(lanes, &mut sums, weights, last, [width - 1, 0]);
         }
         sums
     }
 }
 
-/// The same for inputs in pairs.
+/// The same for inputs that are rounded to brain floats, and in pairs where there is an instruction for them.
 #[derive(Clone, Copy)]
-pub(super) struct RoundedTile<'a>(&'a [Bytes]);
+pub(super) struct RoundedTile<'a>(PairTile<'a>);
 
 impl<'a> Tile<'a> for RoundedTile<'a> {
     #[inline(always)]
     fn of(matrix: &'a PackedMatrix, tile: usize) -> Self {
-        Self(matrix.tile_bytes(tile))
+        Self(PairTile::of(matrix, tile))
+    }
+
+    /// The instruction takes longer than others, and more of them have to be under way.
+    #[inline(always)]
+    fn rows<L: Lanes>() -> usize {
+        if L::HAS_PAIRS { 8 } else { L::ROWS }
     }
 
     #[inline(always)]
@@ -166,20 +195,20 @@ impl<'a> Tile<'a> for RoundedTile<'a> {
         inputs: Inputs<'_>,
         row: usize,
     ) -> [[L::F; R]; T] {
-        let width = tiles[0].0.len();
+        let (tiles, next) = (tiles.map(|tile| tile.0), next.map(|next| next.map(|tile| tile.0)));
+        if !L::HAS_PAIRS {
+            return PairTile::sums::<L, R, T>(lanes, tiles, next, inputs, row);
+        }
+        let width = tiles[0].lines.len();
         let rows: [&[Pair]; R] = rows_of(inputs.pairs, width, row);
-        let lines: [&[Bytes]; T] = std::array::from_fn(|tile| &tiles[tile].0[..width]);
+        let lines: [&[Bytes]; T] = std::array::from_fn(|tile| &tiles[tile].lines[..width]);
         let mut sums = [[lanes.splat(0.0); R]; T];
         for at in 0..width {
-            prefetch_line(lanes, next.map(|next| next.map(|next| next.0)), at);
-            let mut weights = [lanes.load_pairs(&lines[0][at]); T];
-            for tile in 1..T {
-                weights[tile] = lanes.load_pairs(&lines[tile][at]);
-            }
+            prefetch_line(lanes, next.map(|next| next.map(|next| next.lines)), at);
             for row in 0..R {
                 for tile in 0..T {
-                    let pair = rows[row][at];
-                    sums[tile][row] = lanes.dot_pairs(sums[tile][row], weights[tile], pair);
+                    let line = &lines[tile][at];
+                    sums[tile][row] = lanes.dot_pairs(sums[tile][row], line, rows[row][at]);
                 }
             }
         }
@@ -348,9 +377,13 @@ macro_rules! half_bytes {
                     for tile in 0..T {
                         let (low, high) = lanes.nibbles(&bytes[tile][at]);
                         for row in 0..R {
-                            let dot = lanes.dot(dots[tile][row], low, four_inputs(inputs[row], at));
+                            let dot = lanes.dot_nibbles(
+                                dots[tile][row],
+                                low,
+                                four_inputs(inputs[row], at),
+                            );
                             dots[tile][row] =
-                                lanes.dot(dot, high, four_inputs(inputs[row], at + 4));
+                                lanes.dot_nibbles(dot, high, four_inputs(inputs[row], at + 4));
                         }
                     }
                 }

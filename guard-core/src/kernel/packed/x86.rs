@@ -6,7 +6,7 @@ use std::mem::transmute;
 
 use half::f16;
 
-use super::lanes::{Bytes, LANES, Lanes, Pair, pairs_as_floats};
+use super::lanes::{Bytes, LANES, Lanes, Pair};
 
 /// AVX-512 with integer products (VNNI).
 #[derive(Clone, Copy)]
@@ -33,13 +33,8 @@ impl Avx512Bf16 {
     }
 }
 
-/// The first and the second brain float of pairs.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn both_512(pairs: __m512i) -> (__m512, __m512) {
-    let second = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff_0000_u32.cast_signed()));
-    (_mm512_castsi512_ps(_mm512_slli_epi32::<16>(pairs)), _mm512_castsi512_ps(second))
-}
+/// The upper half of each number.
+const UPPER: i32 = 0xffff_0000_u32.cast_signed();
 
 /// Lanes in a register of 512 bits; the two kinds of processors differ in products of pairs.
 macro_rules! in_one_register {
@@ -49,6 +44,8 @@ macro_rules! in_one_register {
         impl Lanes for $type {
             type F = __m512;
             type I = __m512i;
+            const ROWS: usize = 6;
+            const TILES: usize = 2;
             type W = __m512i;
             $($pairs)*
 
@@ -69,8 +66,13 @@ macro_rules! in_one_register {
                 unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(values.as_ptr().cast())) }
             }
             #[inline(always)]
-            fn load_both(self, pairs: &Bytes) -> (Self::F, Self::F) {
-                unsafe { both_512(self.load_bytes(pairs)) }
+            fn load_first(self, pairs: &Bytes) -> Self::F {
+                unsafe { _mm512_castsi512_ps(_mm512_slli_epi32::<16>(self.load_bytes(pairs))) }
+            }
+            #[inline(always)]
+            fn load_second(self, pairs: &Bytes) -> Self::F {
+                let pairs = self.load_bytes(pairs);
+                unsafe { _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(UPPER))) }
             }
             #[inline(always)]
             fn prefetch<T>(self, value: &T) {
@@ -140,23 +142,17 @@ macro_rules! in_one_register {
     };
 }
 
-in_one_register! { Avx512,
-    pairs_as_floats!(self, pair => unsafe { both_512(_mm512_set1_epi32(pair.0.cast_signed())) });
-}
+in_one_register! { Avx512, }
 
 in_one_register! { Avx512Bf16,
-    type P = __m512bh;
+    const HAS_PAIRS: bool = true;
 
     #[inline(always)]
-    fn load_pairs(self, pairs: &Bytes) -> Self::P {
-        unsafe { transmute::<__m512i, __m512bh>(self.load_bytes(pairs)) }
-    }
-
-    #[inline(always)]
-    fn dot_pairs(self, sums: Self::F, weights: Self::P, inputs: Pair) -> Self::F {
+    fn dot_pairs(self, sums: Self::F, weights: &Bytes, inputs: Pair) -> Self::F {
         unsafe {
-            let inputs = _mm512_set1_epi32(inputs.0.cast_signed());
-            _mm512_dpbf16_ps(sums, transmute::<__m512i, __m512bh>(inputs), weights)
+            let weights = transmute::<__m512i, __m512bh>(self.load_bytes(weights));
+            let inputs = transmute::<__m512i, __m512bh>(_mm512_set1_epi32(inputs.0.cast_signed()));
+            _mm512_dpbf16_ps(sums, inputs, weights)
         }
     }
 }
@@ -190,31 +186,24 @@ macro_rules! halves {
     };
 }
 
-/// The first and the second brain float of pairs.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn both_256(pairs: [__m256i; 2]) -> ([__m256; 2], [__m256; 2]) {
-    let high = _mm256_set1_epi32(0xffff_0000_u32.cast_signed());
-    let first = [_mm256_slli_epi32::<16>(pairs[0]), _mm256_slli_epi32::<16>(pairs[1])];
-    let second = [_mm256_and_si256(pairs[0], high), _mm256_and_si256(pairs[1], high)];
-    (
-        [_mm256_castsi256_ps(first[0]), _mm256_castsi256_ps(first[1])],
-        [_mm256_castsi256_ps(second[0]), _mm256_castsi256_ps(second[1])],
-    )
+/// The bytes as they are.
+#[inline(always)]
+fn bytes_256(bytes: &Bytes) -> [__m256i; 2] {
+    // SAFETY: 64 bytes from a multiple of 64 on, and any bits are a value of a register.
+    unsafe { std::ptr::from_ref(bytes).cast::<[__m256i; 2]>().read() }
 }
 
 /// Lanes in two registers of 256 bits; the two kinds of processors differ in products of bytes.
 macro_rules! in_two_registers {
-    ($type:ty, $dot:item) => {
+    ($type:ty, $($bytes:item)*) => {
         // SAFETY (of all blocks): a value of the type exists only where the processor has these instructions;
         // loads and stores are within the arrays.
         impl Lanes for $type {
             type F = [__m256; 2];
             type I = [__m256i; 2];
+            const ROWS: usize = 5;
+            const TILES: usize = 1;
             type W = [__m256i; 2];
-            pairs_as_floats!(self, pair => {
-                unsafe { both_256([_mm256_set1_epi32(pair.0.cast_signed()); 2]) }
-            });
 
             #[inline(always)]
             fn splat(self, value: f32) -> Self::F {
@@ -239,8 +228,21 @@ macro_rules! in_two_registers {
                 }
             }
             #[inline(always)]
-            fn load_both(self, pairs: &Bytes) -> (Self::F, Self::F) {
-                unsafe { both_256(self.load_bytes(pairs)) }
+            fn load_first(self, pairs: &Bytes) -> Self::F {
+                let pairs = bytes_256(pairs);
+                unsafe {
+                    let first = [_mm256_slli_epi32::<16>(pairs[0]), _mm256_slli_epi32::<16>(pairs[1])];
+                    [_mm256_castsi256_ps(first[0]), _mm256_castsi256_ps(first[1])]
+                }
+            }
+            #[inline(always)]
+            fn load_second(self, pairs: &Bytes) -> Self::F {
+                let pairs = bytes_256(pairs);
+                unsafe {
+                    let upper = _mm256_set1_epi32(UPPER);
+                    let second = [_mm256_and_si256(pairs[0], upper), _mm256_and_si256(pairs[1], upper)];
+                    [_mm256_castsi256_ps(second[0]), _mm256_castsi256_ps(second[1])]
+                }
             }
             #[inline(always)]
             fn prefetch<T>(self, value: &T) {
@@ -302,18 +304,11 @@ macro_rules! in_two_registers {
             fn to_f32(self, vector: Self::I) -> Self::F {
                 unsafe { [_mm256_cvtepi32_ps(vector[0]), _mm256_cvtepi32_ps(vector[1])] }
             }
-            #[inline(always)]
-            $dot
-            #[inline(always)]
-            fn load_bytes(self, bytes: &Bytes) -> Self::W {
-                unsafe {
-                    let at = bytes.0.as_ptr().cast::<__m256i>();
-                    [_mm256_load_si256(at), _mm256_load_si256(at.add(1))]
-                }
-            }
+            $($bytes)*
+
             #[inline(always)]
             fn nibbles(self, bytes: &Bytes) -> (Self::W, Self::W) {
-                let bytes = self.load_bytes(bytes);
+                let bytes = bytes_256(bytes);
                 unsafe {
                     let low = _mm256_set1_epi8(15);
                     let high = [_mm256_srli_epi16::<4>(bytes[0]), _mm256_srli_epi16::<4>(bytes[1])];
@@ -327,30 +322,61 @@ macro_rules! in_two_registers {
     };
 }
 
-in_two_registers!(
-    Avx2,
+in_two_registers! { Avx2,
+    const LESS: i32 = 128;
+
+    #[inline(always)]
+    fn load_bytes(self, bytes: &Bytes) -> Self::W {
+        let bytes = bytes_256(bytes);
+        unsafe {
+            let least = _mm256_set1_epi8(-128);
+            [_mm256_xor_si256(bytes[0], least), _mm256_xor_si256(bytes[1], least)]
+        }
+    }
+
+    /// The instruction takes bytes without a sign on one side: they are the weights', whose signs the inputs
+    /// get. So no two products leave 16 bits.
+    #[inline(always)]
     fn dot(self, sums: Self::I, weights: Self::W, inputs: [i8; 4]) -> Self::I {
-        // Two products of bytes up to 255 and 127 can leave 16 bits: the weights go in two parts, their
-        // seven low bits and the highest one.
         let inputs = i32::from_ne_bytes(inputs.map(i8::cast_unsigned));
         let mut sums = sums;
         for half in 0..2 {
             unsafe {
-                let inputs = _mm256_set1_epi32(inputs);
-                let (low, ones) = (_mm256_set1_epi8(127), _mm256_set1_epi16(1));
-                let weights = weights[half];
-                let small = _mm256_maddubs_epi16(_mm256_and_si256(weights, low), inputs);
-                let large = _mm256_maddubs_epi16(_mm256_andnot_si256(low, weights), inputs);
-                let sum = _mm256_add_epi32(sums[half], _mm256_madd_epi16(small, ones));
-                sums[half] = _mm256_add_epi32(sum, _mm256_madd_epi16(large, ones));
+                let inputs = _mm256_sign_epi8(_mm256_set1_epi32(inputs), weights[half]);
+                sums[half] = add_products(sums[half], _mm256_abs_epi8(weights[half]), inputs);
             }
         }
         sums
     }
-);
 
-in_two_registers!(
-    AvxVnni,
+    #[inline(always)]
+    fn dot_nibbles(self, sums: Self::I, weights: Self::W, inputs: [i8; 4]) -> Self::I {
+        let inputs = i32::from_ne_bytes(inputs.map(i8::cast_unsigned));
+        let mut sums = sums;
+        for half in 0..2 {
+            unsafe {
+                sums[half] = add_products(sums[half], weights[half], _mm256_set1_epi32(inputs));
+            }
+        }
+        sums
+    }
+}
+
+/// Adds to each number four products of bytes, the weights' without a sign.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_products(sums: __m256i, weights: __m256i, inputs: __m256i) -> __m256i {
+    let pairs = _mm256_maddubs_epi16(weights, inputs);
+    _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+}
+
+in_two_registers! { AvxVnni,
+    #[inline(always)]
+    fn load_bytes(self, bytes: &Bytes) -> Self::W {
+        bytes_256(bytes)
+    }
+
+    #[inline(always)]
     fn dot(self, sums: Self::I, weights: Self::W, inputs: [i8; 4]) -> Self::I {
         let inputs = i32::from_ne_bytes(inputs.map(i8::cast_unsigned));
         unsafe {
@@ -361,4 +387,4 @@ in_two_registers!(
             ]
         }
     }
-);
+}
