@@ -176,26 +176,48 @@ fn score<L: Lanes, const R: usize>(
     count: usize,
     scores: &mut [[f32; PAGE]; R],
 ) {
-    let (tiles, _) = keys.as_chunks::<LANES>();
-    for pair in 0..count.div_ceil(2 * LANES) {
-        let first = &tiles[2 * pair * wide..][..wide];
-        let second = &tiles[(2 * pair + 1) * wide..][..wide];
-        let mut sums = [[lanes.splat(0.0); 2]; R];
-        for at in 0..wide {
-            if let Some(value) = next.get((pair * wide + at) * LINE) {
-                lanes.prefetch(value);
-            }
-            let keys = [lanes.load_f16(&first[at]), lanes.load_f16(&second[at])];
-            for r in 0..R {
-                let query = lanes.splat(queries[r * wide + at]);
-                sums[r][0] = lanes.mul_add(keys[0], query, sums[r][0]);
-                sums[r][1] = lanes.mul_add(keys[1], query, sums[r][1]);
-            }
+    for tile in (0..count.div_ceil(LANES)).step_by(L::TILES) {
+        if L::TILES == 2 {
+            score_tiles::<L, R, 2>(lanes, queries, wide, (keys, next), tile, scores);
+        } else {
+            score_tiles::<L, R, 1>(lanes, queries, wide, (keys, next), tile, scores);
+        }
+    }
+}
+
+/// The same for `T` tiles.
+#[inline(always)]
+fn score_tiles<L: Lanes, const R: usize, const T: usize>(
+    lanes: L,
+    queries: &[f32],
+    wide: usize,
+    (keys, next): (&[f16], &[f16]),
+    tile: usize,
+    scores: &mut [[f32; PAGE]; R],
+) {
+    let (keys, _) = keys.as_chunks::<LANES>();
+    let tiles: [&[[f16; LANES]]; T] =
+        std::array::from_fn(|next| &keys[(tile + next) * wide..][..wide]);
+    let mut sums = [[lanes.splat(0.0); T]; R];
+    for at in 0..wide {
+        if let Some(value) = next.get((tile / T * wide + at) * LINE) {
+            lanes.prefetch(value);
+        }
+        let mut keys = [lanes.load_f16(&tiles[0][at]); T];
+        for t in 1..T {
+            keys[t] = lanes.load_f16(&tiles[t][at]);
         }
         for r in 0..R {
-            let (places, _) = scores[r].as_chunks_mut::<LANES>();
-            lanes.store(sums[r][0], &mut places[2 * pair]);
-            lanes.store(sums[r][1], &mut places[2 * pair + 1]);
+            let query = lanes.splat(queries[r * wide + at]);
+            for t in 0..T {
+                sums[r][t] = lanes.mul_add(keys[t], query, sums[r][t]);
+            }
+        }
+    }
+    for r in 0..R {
+        let (places, _) = scores[r].as_chunks_mut::<LANES>();
+        for t in 0..T {
+            lanes.store(sums[r][t], &mut places[tile + t]);
         }
     }
 }
@@ -250,12 +272,13 @@ fn add_values<L: Lanes, const R: usize>(
     out: &mut [f32],
 ) {
     let mut first = 0;
-    while first + 2 * LANES <= wide {
+    while L::TILES == 2 && first + 2 * LANES <= wide {
         add_vectors::<L, R, 2>(lanes, weights, factors, [wide, first], values, out);
         first += 2 * LANES;
     }
-    if first < wide {
+    while first < wide {
         add_vectors::<L, R, 1>(lanes, weights, factors, [wide, first], values, out);
+        first += LANES;
     }
 }
 
@@ -284,7 +307,7 @@ fn add_vectors<L: Lanes, const R: usize, const V: usize>(
         (seen_by_all, seen) = (seen_by_all.min(visible), seen.max(visible));
     }
     for (position, values) in values.chunks_exact(each).take(seen).enumerate() {
-        if let Some(value) = next.get((first / 2 * PAGE + position) * LINE) {
+        if let Some(value) = next.get((first / V * PAGE + position) * LINE) {
             lanes.prefetch(value);
         }
         let mut vectors = [lanes.load_f16(&values[first]); V];
