@@ -32,7 +32,7 @@ struct Arguments {
     /// The other model. Default: the same one.
     #[arg(long)]
     other: Option<ModelName>,
-    /// How the other model's floats are packed: float, q8_0 or q4_1.
+    /// How the other model's floats are packed: float, bf16, q8_0 or q4_1.
     #[arg(long, default_value_t)]
     other_packed: PackedType,
     /// JSON lines of {"prompt": ..., "response": ...}. Default: some of a made-up bank.

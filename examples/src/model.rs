@@ -154,8 +154,8 @@ pub struct DeviceArguments {
     /// auto, cpu, cuda, vulkan, metal, rocm or wgpu, with an optional number such as cuda:1.
     #[arg(long, default_value_t)]
     pub device: DeviceName,
-    /// How matrices of floats are packed on the CPU: float, q8_0 or q4_1, which takes a while (`export_gguf`
-    /// does it once). Integers of a file stay what they are.
+    /// How matrices of floats are packed on the CPU: float, bf16, q8_0 or q4_1, which takes a while
+    /// (`export_gguf` does it once). Integers of a file stay what they are.
     #[arg(long, default_value_t)]
     pub packed: PackedType,
     /// How many texts are written side by side, at least 1.

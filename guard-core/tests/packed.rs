@@ -62,6 +62,12 @@ fn packed_floats_are_the_model_on_burn() {
             // The same bits, whether it comes from files or from the model.
             assert_eq!(found, packed(&model.packed(PackedType::Float).unwrap(), &tokens));
         }
+        for kind in KINDS {
+            let (loaded, _) = files.load_packed(LoadOptions::default().with_packed(kind)).unwrap();
+            let tokens = tokens(9, model.config(), 1);
+            let found = packed(&model.packed(kind).unwrap(), &tokens);
+            assert_eq!(packed(&loaded, &tokens), found, "{}, {kind}", path.display());
+        }
     }
 }
 

@@ -91,7 +91,7 @@ fn decode(criterion: &mut Criterion) {
 #[cfg(feature = "flex")]
 fn packed(criterion: &mut Criterion) {
     let model = model(&Device::flex());
-    for kind in [PackedType::Float, PackedType::Q8_0, PackedType::Q4_1] {
+    for kind in [PackedType::Float, PackedType::Bf16, PackedType::Q8_0, PackedType::Q4_1] {
         let model = model.packed(kind).unwrap();
         let mut group = criterion.benchmark_group(format!("packed {kind:?}"));
         group.sample_size(10).measurement_time(Duration::from_secs(4));

@@ -173,8 +173,8 @@ impl GuardBuilder {
         self.scores()
     }
 
-    /// How matrices of floats are packed on the CPU. Default: as 32-bit floats; integers of a file stay
-    /// what they are.
+    /// How matrices of floats are packed on the CPU. Default: as floats of as many bits as in the file;
+    /// integers of a file stay what they are.
     pub fn packed(mut self, packed: PackedType) -> Self {
         self.load.packed = packed;
         self

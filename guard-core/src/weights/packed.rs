@@ -25,6 +25,15 @@ impl PackedType {
             Self::Q4_1 => Grid::FourMin,
         }
     }
+
+    /// That of two matrices which need one and have two.
+    fn grid_of_unlike(self) -> Grid {
+        match self {
+            // Besides these a model has no floats that take inputs as they are.
+            Self::Bf16 => Grid::Bf16Products,
+            Self::Float | Self::Q8_0 | Self::Q4_1 => Grid::F32,
+        }
+    }
 }
 
 /// Loads a model straight into packed weights, in parallel.
@@ -63,7 +72,7 @@ impl Stored<'_> {
         let [gate, up] = ["mlp.gate_proj", "mlp.up_proj"].map(name);
         // The two are computed side by side, in one grid.
         let [one, other] = [self.grid(self.tensor(&gate)?), self.grid(self.tensor(&up)?)];
-        let grid = if one == other { one } else { Grid::F32 };
+        let grid = if one == other { one } else { self.options.packed.grid_of_unlike() };
         Ok(PackedBlock {
             attention_norm: self.vector(&name("input_layernorm"))?,
             projections: [

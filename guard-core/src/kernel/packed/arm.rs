@@ -48,9 +48,9 @@ impl Lanes for Neon {
     type F = [float32x4_t; 4];
     type I = [int32x4_t; 4];
     type W = [int8x16_t; 4];
-    const ROWS: usize = 6;
-    const TILES: usize = 1;
 
+    const ROWS: usize = 6;
+    const TWO_TILES: bool = false;
     const LESS: i32 = 128;
 
     #[inline(always)]
@@ -73,13 +73,15 @@ impl Lanes for Neon {
     #[inline(always)]
     fn load_first(self, pairs: &Bytes) -> Self::F {
         let pairs = unsafe { transmute::<[u32; LANES], [uint32x4_t; 4]>(pairs.0) };
-        quarters!(vreinterpretq_f32_u32, quarters!(vshlq_n_u32::<16>, pairs))
+        let first = quarters!(vshlq_n_u32::<16>, pairs);
+        quarters!(vreinterpretq_f32_u32, first)
     }
     #[inline(always)]
     fn load_second(self, pairs: &Bytes) -> Self::F {
         let pairs = unsafe { transmute::<[u32; LANES], [uint32x4_t; 4]>(pairs.0) };
         let high = unsafe { [vdupq_n_u32(0xffff_0000); 4] };
-        quarters!(vreinterpretq_f32_u32, quarters!(vandq_u32, pairs, high))
+        let second = quarters!(vandq_u32, pairs, high);
+        quarters!(vreinterpretq_f32_u32, second)
     }
     #[inline(always)]
     fn add(self, a: Self::F, b: Self::F) -> Self::F {

@@ -176,8 +176,8 @@ fn score<L: Lanes, const R: usize>(
     count: usize,
     scores: &mut [[f32; PAGE]; R],
 ) {
-    for tile in (0..count.div_ceil(LANES)).step_by(L::TILES) {
-        if L::TILES == 2 {
+    for tile in (0..count.div_ceil(LANES)).step_by(if L::TWO_TILES { 2 } else { 1 }) {
+        if L::TWO_TILES {
             score_tiles::<L, R, 2>(lanes, queries, wide, (keys, next), tile, scores);
         } else {
             score_tiles::<L, R, 1>(lanes, queries, wide, (keys, next), tile, scores);
@@ -272,7 +272,7 @@ fn add_values<L: Lanes, const R: usize>(
     out: &mut [f32],
 ) {
     let mut first = 0;
-    while L::TILES == 2 && first + 2 * LANES <= wide {
+    while L::TWO_TILES && first + 2 * LANES <= wide {
         add_vectors::<L, R, 2>(lanes, weights, factors, [wide, first], values, out);
         first += 2 * LANES;
     }
@@ -295,6 +295,7 @@ fn add_vectors<L: Lanes, const R: usize, const V: usize>(
     let (values, _) = values.as_chunks::<LANES>();
     let (out, _) = out.as_chunks_mut::<LANES>();
     let (each, first, size) = (wide / LANES, first / LANES, partial_size(wide) / LANES);
+    let each_time = if L::TWO_TILES { 2 } else { 1 };
     let mut sums = [[lanes.splat(0.0); V]; R];
     for r in 0..R {
         for v in 0..V {
@@ -307,7 +308,7 @@ fn add_vectors<L: Lanes, const R: usize, const V: usize>(
         (seen_by_all, seen) = (seen_by_all.min(visible), seen.max(visible));
     }
     for (position, values) in values.chunks_exact(each).take(seen).enumerate() {
-        if let Some(value) = next.get((first / V * PAGE + position) * LINE) {
+        if let Some(value) = next.get((first / each_time * PAGE + position) * LINE) {
             lanes.prefetch(value);
         }
         let mut vectors = [lanes.load_f16(&values[first]); V];

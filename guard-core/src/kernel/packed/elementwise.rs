@@ -132,16 +132,17 @@ pub(super) fn quantize(row: &[f32], blocks: &mut [InputBlock]) {
     }
 }
 
-/// Rounds inputs to brain floats: into pairs where there is an instruction for them, a last one without
-/// another beside 0, and where they are where there is none.
+/// Rounds inputs to brain floats, where they are.
 #[inline(always)]
-pub(super) fn round<L: Lanes>(_: L, row: &mut [f32], pairs: &mut [Pair]) {
-    if !L::HAS_PAIRS {
-        for value in row {
-            *value = Pair::nearest([*value, 0.0]).floats()[0];
-        }
-        return;
+pub(super) fn round<L: Lanes>(_: L, row: &mut [f32]) {
+    for value in row {
+        *value = Pair::nearest([*value, 0.0]).floats()[0];
     }
+}
+
+/// Rounds inputs to brain floats, in pairs; a last one without another stands beside 0.
+#[inline(always)]
+pub(super) fn pair_up<L: Lanes>(_: L, row: &[f32], pairs: &mut [Pair]) {
     let (whole, rest) = row.as_chunks::<2>();
     for (values, pair) in whole.iter().zip(pairs.iter_mut()) {
         *pair = Pair::nearest(*values);

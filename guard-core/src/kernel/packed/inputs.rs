@@ -9,8 +9,8 @@ use super::matrix::{BLOCK, Grid, InputBlock};
 use super::shared::Shared;
 use super::step::grow;
 
-/// Rows of inputs: as they are, or rounded to brain floats for a processor that has no products of pairs; in
-/// steps; in pairs of brain floats. The [`Grid`] of a matrix says which of these it takes.
+/// Rows of inputs: as they are, in steps, and in pairs of brain floats. The [`Grid`] of a matrix says which of
+/// these it takes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Inputs<'a> {
     pub(crate) floats: &'a [f32],
@@ -19,19 +19,23 @@ pub(crate) struct Inputs<'a> {
     pub(crate) rows: usize,
 }
 
-/// The forms that a model's matrices take beside floats.
+/// The forms that a model's matrices take.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Forms {
     blocks: bool,
     pairs: bool,
+    /// Whether the floats themselves are rounded to brain floats, where there are no products of pairs. No
+    /// matrix then takes them as they are.
+    rounds: bool,
 }
 
 impl Forms {
     /// Those of matrices of these grids.
-    pub(super) fn of(grids: impl Iterator<Item = Grid>) -> Self {
+    pub(super) fn of(grids: impl Iterator<Item = Grid>, level: Level) -> Self {
         grids.fold(Self::default(), |forms, grid| match grid {
             Grid::F32 | Grid::F16 | Grid::Bf16 => forms,
-            Grid::Bf16Products => Self { pairs: true, ..forms },
+            Grid::Bf16Products if level.has_pairs() => Self { pairs: true, ..forms },
+            Grid::Bf16Products => Self { rounds: true, ..forms },
             Grid::Eight | Grid::Four | Grid::FourMin => Self { blocks: true, ..forms },
         })
     }
@@ -118,13 +122,14 @@ impl SharedRows {
     /// # Safety
     ///
     /// As [`Shared::slice`].
-    pub(super) unsafe fn floats<'a>(self, row: usize, columns: Range<usize>) -> &'a mut [f32] {
+    pub(super) unsafe fn columns<'a>(self, row: usize, columns: Range<usize>) -> &'a mut [f32] {
         let start = row * self.width;
         // SAFETY: the caller vouches.
         unsafe { self.floats.slice(start + columns.start..start + columns.end) }
     }
 
-    /// Brings some columns of a row, which begin with a block, into the other forms.
+    /// Brings some columns of a row into the other forms. They begin with a block, and end with one or with the
+    /// row.
     ///
     /// # Safety
     ///
@@ -132,17 +137,23 @@ impl SharedRows {
     /// or their other forms meanwhile.
     pub(super) unsafe fn finish(self, level: Level, row: usize, columns: Range<usize>) {
         let (blocks, pairs) = self.forms.sizes(self.width);
+        debug_assert!(columns.start.is_multiple_of(BLOCK) || columns.is_empty());
+        debug_assert!(columns.end.is_multiple_of(BLOCK) || columns.end == self.width);
         let (from, to) = (self.forms.sizes(columns.start), self.forms.sizes(columns.end));
         // SAFETY: the caller vouches.
         unsafe {
-            let floats = self.floats(row, columns);
+            let floats = self.columns(row, columns);
             let blocks = self.blocks.slice(row * blocks + from.0..row * blocks + to.0);
             let pairs = self.pairs.slice(row * pairs + from.1..row * pairs + to.1);
             if self.forms.blocks {
                 kernels::quantize(level, floats, blocks);
             }
             if self.forms.pairs {
-                kernels::round(level, floats, pairs);
+                kernels::pair_up(level, floats, pairs);
+            }
+            // Last, since the others are made of what the floats were.
+            if self.forms.rounds {
+                kernels::round(level, floats);
             }
         }
     }
@@ -162,6 +173,32 @@ impl SharedRows {
                 pairs: self.pairs.read(0..rows * pairs),
                 rows,
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::matrix::tests::noise;
+    use super::*;
+
+    /// Steps are those of the inputs, rounded ones or not, on all processors.
+    #[test]
+    fn forms_do_not_depend_on_each_other() {
+        let (rows, width) = (3, 71);
+        let floats = noise(rows * width, 1);
+        let blocks = |grids: &[Grid], level| {
+            let mut inputs = InputRows::default();
+            let forms = Forms::of(grids.iter().copied(), level);
+            inputs.hold(forms, rows, width).copy_from_slice(&floats);
+            inputs.finish(level);
+            let bits = inputs.get().blocks.iter().map(|block| (block.scale.to_bits(), block.steps));
+            bits.collect::<Vec<_>>()
+        };
+        let alone = blocks(&[Grid::Eight], Level::Portable);
+        assert_eq!(alone.len(), rows * width.div_ceil(BLOCK));
+        for level in Level::all() {
+            assert_eq!(blocks(&[Grid::Bf16Products, Grid::Eight], level), alone, "{level:?}");
         }
     }
 }

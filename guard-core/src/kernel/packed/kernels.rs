@@ -45,6 +45,15 @@ impl Level {
         *BEST.get_or_init(|| Self::all().into_iter().last().unwrap_or(Self::Portable))
     }
 
+    /// Whether products of brain floats take them in pairs.
+    pub(crate) fn has_pairs(self) -> bool {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Bf16 => true,
+            _ => false,
+        }
+    }
+
     /// All that this processor has, the widest last.
     pub(crate) fn all() -> Vec<Self> {
         let mut all = vec![Self::Portable];
@@ -146,8 +155,11 @@ kernels! {
     /// A row in steps, block by block.
     fn quantize(row: &[f32], blocks: &mut [InputBlock]) = quantize_of;
 
-    /// Inputs rounded to brain floats, in pairs or where they are, as the level takes them.
-    fn round(row: &mut [f32], pairs: &mut [Pair]) = elementwise::round;
+    /// Inputs rounded to brain floats, where they are.
+    fn round(row: &mut [f32]) = elementwise::round;
+
+    /// Inputs rounded to brain floats, in pairs.
+    fn pair_up(row: &[f32], pairs: &mut [Pair]) = elementwise::pair_up;
 
     /// Attention of queries of one head to the positions before their limits. Queries and outputs are
     /// `wide` numbers each, a multiple of 16; the keys know no other scale than the queries'.
@@ -273,7 +285,7 @@ mod tests {
     /// Rows as a matrix of this grid takes them.
     fn rows_of(level: Level, grid: Grid, floats: &[f32], width: usize) -> InputRows {
         let mut rows = InputRows::default();
-        let forms = Forms::of([grid].into_iter());
+        let forms = Forms::of([grid].into_iter(), level);
         rows.hold(forms, floats.len() / width, width).copy_from_slice(floats);
         rows.finish(level);
         rows
@@ -348,7 +360,7 @@ mod tests {
 
     #[test]
     fn gated_outputs_are_the_products_of_both() {
-        let (rows, width, outputs) = (7, 64, 40);
+        let (rows, width, outputs) = (19, 65, 40);
         let floats = noise(rows * width, 1);
         let weights = [2, 3].map(|seed| noise(outputs * width, seed));
         for grid in GRIDS {
@@ -368,6 +380,7 @@ mod tests {
             }
         }
     }
+
     /// Sums of bytes are exact, also of those that are farthest from zero.
     #[test]
     fn no_bytes_are_too_large() {

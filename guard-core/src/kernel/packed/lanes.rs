@@ -81,9 +81,10 @@ pub(super) trait Lanes: Copy {
     /// Four weights for each of sixteen numbers.
     type W: Copy;
 
-    /// Rows and tiles of a micro-product, whose sums fill the registers beside the weights.
+    /// Rows of a micro-product, and whether it takes two tiles or one: the more sums, the fewer inputs and weights
+    /// are loaded for each, as long as registers hold all of them.
     const ROWS: usize;
-    const TILES: usize;
+    const TWO_TILES: bool;
     /// Whether there is an instruction for [`dot_pairs`](Self::dot_pairs).
     const HAS_PAIRS: bool = false;
     /// So much less than its byte is a weight of [`load_bytes`](Self::load_bytes).
@@ -143,9 +144,10 @@ pub(super) struct Portable;
 impl Lanes for Portable {
     type F = [f32; LANES];
     type I = [i32; LANES];
-    const ROWS: usize = 2;
-    const TILES: usize = 1;
     type W = [u32; LANES];
+
+    const ROWS: usize = 2;
+    const TWO_TILES: bool = false;
 
     #[inline(always)]
     fn splat(self, value: f32) -> Self::F {
@@ -241,6 +243,16 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn products_of_pairs_are_added() {
+        let mut weights = Bytes::ZERO;
+        for lane in 0..LANES {
+            weights.set_pair(lane, Pair::nearest([lane as f32, 0.5]));
+        }
+        let sums = Portable.dot_pairs([1.0; LANES], &weights, Pair::nearest([2.0, -3.0]));
+        assert_eq!(sums, std::array::from_fn(|lane| 1.0 + 2.0 * lane as f32 - 1.5));
+    }
 
     proptest! {
         #![proptest_config(ProptestConfig::with_cases(4096))]

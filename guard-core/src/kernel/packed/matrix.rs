@@ -264,13 +264,14 @@ impl Piece<'_> {
                 for (line, weight) in self.halves.iter_mut().zip(row) {
                     line[lane] = f16::from_f32(*weight);
                 }
+                // Rounded, a weight may be beyond all numbers.
+                let mut is_finite = row.iter().all(|weight| weight.is_finite());
                 for (line, weights) in self.bytes.iter_mut().zip(row.chunks(2)) {
-                    line.set_pair(
-                        lane,
-                        Pair::nearest([weights[0], *weights.get(1).unwrap_or(&0.0)]),
-                    );
+                    let pair = Pair::nearest([weights[0], *weights.get(1).unwrap_or(&0.0)]);
+                    is_finite &= pair.floats().iter().all(|weight| weight.is_finite());
+                    line.set_pair(lane, pair);
                 }
-                row.iter().all(|weight| weight.is_finite())
+                is_finite
             }
             Row::Steps(steps) => {
                 for (block, steps) in steps.iter().take(blocks).enumerate() {
@@ -363,6 +364,15 @@ pub(super) mod tests {
                     }
                 }
             }
+        }
+    }
+
+    #[test]
+    fn it_is_told_what_is_not_finite_when_it_is_rounded() {
+        for (weight, is_finite) in [(f32::MAX, false), (3e38, true), (f32::NAN, false)] {
+            PackedMatrix::pack(Grid::Bf16Products, [1, 3], |_, (), set| {
+                assert_eq!(set(Row::Floats(&[1.0, 2.0, weight])), is_finite, "{weight}");
+            });
         }
     }
 

@@ -46,7 +46,7 @@ macro_rules! by_count {
             $($rows if $rows <= <$grid>::rows::<$lanes>() => {
                 by_count!(@ $function::<$lanes, $grid, $rows> $arguments);
             })*
-            _ => {}
+            _ => unreachable!("a micro-product has 1 to 8 rows"),
         }
     };
     (@ $function:ident::<$lanes:ty, $grid:ty, $rows:literal> ($($argument:expr),*)) => {
@@ -130,7 +130,7 @@ fn two<'a, L: Lanes, G: Tile<'a>>(
 }
 
 /// What becomes of the sums of two tiles.
-trait PairSink<L: Lanes> {
+trait BothSink<L: Lanes> {
     fn put(&mut self, lanes: L, row: usize, sums: [L::F; 2]);
 }
 
@@ -140,7 +140,7 @@ struct Separate<'a, S> {
     sink: &'a mut S,
 }
 
-impl<L: Lanes, S: Sink<L, 1>> PairSink<L> for Separate<'_, S> {
+impl<L: Lanes, S: Sink<L, 1>> BothSink<L> for Separate<'_, S> {
     #[inline(always)]
     fn put(&mut self, lanes: L, row: usize, sums: [L::F; 2]) {
         self.sink.put(lanes, row, self.tile, [sums[0]]);
@@ -154,7 +154,7 @@ struct Together<'a, S> {
     sink: &'a mut S,
 }
 
-impl<L: Lanes, S: Sink<L, 2>> PairSink<L> for Together<'_, S> {
+impl<L: Lanes, S: Sink<L, 2>> BothSink<L> for Together<'_, S> {
     #[inline(always)]
     fn put(&mut self, lanes: L, row: usize, sums: [L::F; 2]) {
         self.sink.put(lanes, row, self.tile, sums);
@@ -167,11 +167,13 @@ fn all_rows<'a, L: Lanes, G: Tile<'a>>(
     tiles: [G; 2],
     mut next: Option<[G; 2]>,
     inputs: Inputs<'_>,
-    sink: &mut impl PairSink<L>,
+    sink: &mut impl BothSink<L>,
 ) {
     let mut row = 0;
     while row < inputs.rows {
-        let count = G::rows::<L>().min(inputs.rows - row);
+        // As even as can be: a single row at the end would wait for its sums.
+        let left = inputs.rows - row;
+        let count = left.div_ceil(left.div_ceil(G::rows::<L>()));
         let next = next.take();
         by_count!(count, some_rows::<L, G>(lanes, tiles, next, inputs, row, sink));
         row += count;
@@ -185,9 +187,9 @@ fn some_rows<'a, L: Lanes, G: Tile<'a>, const R: usize>(
     next: Option<[G; 2]>,
     inputs: Inputs<'_>,
     row: usize,
-    sink: &mut impl PairSink<L>,
+    sink: &mut impl BothSink<L>,
 ) {
-    let [one, other] = if L::TILES == 2 {
+    let [one, other] = if L::TWO_TILES {
         G::sums::<L, R, 2>(lanes, tiles, next, inputs, row)
     } else {
         let nexts = next.map_or([None, None], |[one, other]| [Some([one]), Some([other])]);

@@ -16,7 +16,7 @@ use super::matrix::{BLOCK, InputBlock, PackedMatrix, Scales};
 pub(super) trait Tile<'a>: Copy {
     fn of(matrix: &'a PackedMatrix, tile: usize) -> Self;
 
-    /// Rows of a micro-product, at most 8: so many that the sums of them fill the registers.
+    /// Rows of a micro-product, at most 8.
     #[inline(always)]
     fn rows<L: Lanes>() -> usize {
         L::ROWS
@@ -202,9 +202,10 @@ impl<'a> Tile<'a> for RoundedTile<'a> {
         let width = tiles[0].lines.len();
         let rows: [&[Pair]; R] = rows_of(inputs.pairs, width, row);
         let lines: [&[Bytes]; T] = std::array::from_fn(|tile| &tiles[tile].lines[..width]);
+        let next = next.map(|next| next.map(|next| &next.lines[..width]));
         let mut sums = [[lanes.splat(0.0); R]; T];
         for at in 0..width {
-            prefetch_line(lanes, next.map(|next| next.map(|next| next.lines)), at);
+            prefetch_line(lanes, next, at);
             for row in 0..R {
                 for tile in 0..T {
                     let line = &lines[tile][at];

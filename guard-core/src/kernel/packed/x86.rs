@@ -44,9 +44,10 @@ macro_rules! in_one_register {
         impl Lanes for $type {
             type F = __m512;
             type I = __m512i;
-            const ROWS: usize = 6;
-            const TILES: usize = 2;
             type W = __m512i;
+
+            const ROWS: usize = 6;
+            const TWO_TILES: bool = true;
             $($pairs)*
 
             #[inline(always)]
@@ -201,9 +202,10 @@ macro_rules! in_two_registers {
         impl Lanes for $type {
             type F = [__m256; 2];
             type I = [__m256i; 2];
-            const ROWS: usize = 5;
-            const TILES: usize = 1;
             type W = [__m256i; 2];
+
+            const ROWS: usize = 5;
+            const TWO_TILES: bool = false;
 
             #[inline(always)]
             fn splat(self, value: f32) -> Self::F {
@@ -343,7 +345,7 @@ in_two_registers! { Avx2,
         for half in 0..2 {
             unsafe {
                 let inputs = _mm256_sign_epi8(_mm256_set1_epi32(inputs), weights[half]);
-                sums[half] = add_products(sums[half], _mm256_abs_epi8(weights[half]), inputs);
+                sums[half] = add_bytes(sums[half], _mm256_abs_epi8(weights[half]), inputs);
             }
         }
         sums
@@ -355,7 +357,7 @@ in_two_registers! { Avx2,
         let mut sums = sums;
         for half in 0..2 {
             unsafe {
-                sums[half] = add_products(sums[half], weights[half], _mm256_set1_epi32(inputs));
+                sums[half] = add_bytes(sums[half], weights[half], _mm256_set1_epi32(inputs));
             }
         }
         sums
@@ -365,7 +367,7 @@ in_two_registers! { Avx2,
 /// Adds to each number four products of bytes, the weights' without a sign.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn add_products(sums: __m256i, weights: __m256i, inputs: __m256i) -> __m256i {
+fn add_bytes(sums: __m256i, weights: __m256i, inputs: __m256i) -> __m256i {
     let pairs = _mm256_maddubs_epi16(weights, inputs);
     _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
 }

@@ -190,7 +190,7 @@ impl<'a> Part<'a> {
                 let epsilon = config.rms_norm_eps as f32;
                 // SAFETY: one thread writes each row.
                 unsafe {
-                    let out = self.step.last.floats(index, 0..hidden);
+                    let out = self.step.last.columns(index, 0..hidden);
                     kernels::rms_norm(level, x, &weights.norm, epsilon, out);
                     self.step.last.finish(level, index, 0..hidden);
                 }
