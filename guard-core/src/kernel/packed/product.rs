@@ -171,9 +171,7 @@ fn all_rows<'a, L: Lanes, G: Tile<'a>>(
 ) {
     let mut row = 0;
     while row < inputs.rows {
-        // As even as can be: a single row at the end would wait for its sums.
-        let left = inputs.rows - row;
-        let count = left.div_ceil(left.div_ceil(G::rows::<L>()));
+        let count = G::rows::<L>().min(inputs.rows - row);
         let next = next.take();
         by_count!(count, some_rows::<L, G>(lanes, tiles, next, inputs, row, sink));
         row += count;
