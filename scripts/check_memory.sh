@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The tests of the CPU kernels where every access to memory is checked.
 #
-#   scripts/check_memory.sh            under valgrind, which knows no vectors beyond AVX2: half a minute
+#   scripts/check_memory.sh            under valgrind, which knows no vectors beyond AVX2: a minute
 #   scripts/check_memory.sh address    with AddressSanitizer, and all vectors of this processor: builds everything anew
 #   scripts/check_memory.sh thread     with ThreadSanitizer: builds the standard library, too, from rust-src
 set -euo pipefail

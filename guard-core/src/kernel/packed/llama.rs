@@ -379,19 +379,15 @@ mod tests {
         (config.max_positions, config.intermediate_size) = (2048, 103);
         let init = RandomInit { standard_deviation: 0.3, ..RandomInit::default() };
         let model = Llama::random(&config, init, &Device::flex()).unwrap();
-        for kind in [PackedType::Bf16, PackedType::Q8_0] {
+        let all = Level::all().into_iter().map(|level| (PackedType::Bf16, level));
+        for (kind, level) in all.chain([(PackedType::Q8_0, Level::best())]) {
             let mut model = model.packed(kind).unwrap();
-            for level in Level::all() {
-                model.level = level;
-                model.forms = Forms::of(model.weights.matrices().map(PackedMatrix::grid), level);
-                let alone = logits_by(&model, 1);
-                for threads in [2, 3, 5] {
-                    assert_eq!(
-                        logits_by(&model, threads),
-                        alone,
-                        "{kind} {level:?} {threads} threads"
-                    );
-                }
+            model.level = level;
+            model.forms = Forms::of(model.weights.matrices().map(PackedMatrix::grid), level);
+            let alone = logits_by(&model, 1);
+            for threads in [2, 3, 5] {
+                let found = logits_by(&model, threads);
+                assert_eq!(found, alone, "{kind} {level:?} {threads} threads");
             }
         }
     }
