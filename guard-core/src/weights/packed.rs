@@ -50,9 +50,9 @@ pub(super) fn load_packed(
     Ok((model, report))
 }
 
-struct Stored<'a> {
-    store: &'a TensorStore,
-    options: LoadOptions,
+pub(super) struct Stored<'a> {
+    pub(super) store: &'a TensorStore,
+    pub(super) options: LoadOptions,
 }
 
 impl Stored<'_> {
@@ -102,7 +102,7 @@ impl Stored<'_> {
         Ok(values)
     }
 
-    fn matrix(&self, name: &str) -> Result<PackedMatrix, WeightsError> {
+    pub(super) fn matrix(&self, name: &str) -> Result<PackedMatrix, WeightsError> {
         self.pack(name, self.grid(self.tensor(name)?))
     }
 

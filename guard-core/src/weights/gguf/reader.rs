@@ -350,26 +350,68 @@ mod tests {
 
     use super::*;
 
-    /// The values of the gguf package of Python, for blocks that it made.
-    #[test]
-    fn every_encoding_is_decoded_as_the_reference_does() {
+    /// Matrices of three rows in each encoding, and the values that the gguf package of Python has of these
+    /// blocks, which it made.
+    fn quants() -> (TensorStore, BTreeMap<String, Vec<f32>>) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata/gguf");
-        let expected = std::fs::read(folder.join("quants.safetensors")).unwrap();
-        let expected = safetensors::SafeTensors::deserialize(&expected).unwrap();
         let file = DataFile::open(&folder.join("quants.gguf"), FileAccess::Mapped).unwrap();
         let (_, entries) = read_growing(&file).unwrap().unwrap();
-        assert_eq!(entries.len(), 8);
-        for (name, entry) in entries {
-            let mut found: Vec<f32> = Vec::new();
-            entry.encoding.decode(&file.read(entry.start..entry.end).unwrap(), &mut found);
-            let data = expected.tensor(&name).unwrap().data().to_vec();
-            let floats = data.chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap()));
-            let expected: Vec<f32> = floats.collect();
-            let scale = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
-            assert_eq!(found.len(), expected.len(), "{name}");
-            for (found, expected) in found.iter().zip(expected) {
-                assert!((found - expected).abs() <= 1e-6 * scale, "{name}: {found} {expected}");
+        let stored = |entry: &Entry| StoredTensor {
+            shape: entry.shape.clone(),
+            encoding: entry.encoding,
+            file: 0,
+            range: entry.start..entry.end,
+            interleaved_heads: None,
+        };
+        let tensors = entries.iter().map(|(name, entry)| (name.clone(), stored(entry))).collect();
+        let expected = std::fs::read(folder.join("quants.safetensors")).unwrap();
+        let expected = safetensors::SafeTensors::deserialize(&expected).unwrap();
+        let floats = |bytes: &[u8]| {
+            bytes.chunks_exact(4).map(|x| f32::from_le_bytes(x.try_into().unwrap())).collect()
+        };
+        let expected = expected.iter().map(|(name, view)| (name.to_owned(), floats(view.data())));
+        (TensorStore { files: vec![file], tensors }, expected.collect())
+    }
+
+    /// That values are those of the reference, but for a share of the largest.
+    fn assert_near(name: &str, found: &[f32], expected: &[f32], share: f32) {
+        let scale = expected.iter().fold(0.0_f32, |largest, value| largest.max(value.abs()));
+        assert_eq!(found.len(), expected.len(), "{name}");
+        for (found, expected) in found.iter().zip(expected) {
+            assert!((found - expected).abs() <= share * scale, "{name}: {found} {expected}");
+        }
+    }
+
+    #[test]
+    fn every_encoding_is_decoded_as_the_reference_does() {
+        let (store, expected) = quants();
+        assert_eq!(store.tensors.len(), 8);
+        for (name, tensor) in &store.tensors {
+            let found = store.read::<f32>(tensor).unwrap();
+            assert_near(name, &found, &expected[name], 1e-6);
+        }
+    }
+
+    /// Of sub-blocks of `Q4_K` the scale and the minimum are rounded to 16 bits, and `Q6_K` to steps of 8.
+    #[cfg(feature = "flex")]
+    #[test]
+    fn every_encoding_is_packed_as_the_reference_decodes_it() {
+        use super::super::super::{LoadOptions, packed::Stored};
+
+        let (store, expected) = quants();
+        let stored = Stored { store: &store, options: LoadOptions::default() };
+        for (name, expected) in &expected {
+            let matrix = stored.matrix(name).unwrap();
+            let mut found = vec![f32::NAN; expected.len()];
+            for (output, row) in found.chunks_exact_mut(256).enumerate() {
+                matrix.row(output, row);
             }
+            let share = match store.tensors[name].encoding {
+                Encoding::Q4K => 1e-3,
+                Encoding::Q6K => 4e-3,
+                _ => 1e-6,
+            };
+            assert_near(name, &found, expected, share);
         }
     }
 
