@@ -120,7 +120,7 @@ pub(super) fn rms_norm<L: Lanes>(
 
 /// Inputs in bytes, blocks of 32.
 #[inline(always)]
-pub(super) fn quantize(row: &[f32], blocks: &mut [InputBlock]) {
+pub(super) fn quantize<L: Lanes>(_: L, row: &[f32], blocks: &mut [InputBlock]) {
     let (whole, rest) = row.as_chunks::<BLOCK>();
     for (values, block) in whole.iter().zip(blocks.iter_mut()) {
         quantize_block(values, block);

@@ -153,7 +153,7 @@ kernels! {
     fn softmax(logits: &[f32], temperature: f32, out: &mut [f32]) = elementwise::softmax;
 
     /// A row in steps, block by block.
-    fn quantize(row: &[f32], blocks: &mut [InputBlock]) = quantize_of;
+    fn quantize(row: &[f32], blocks: &mut [InputBlock]) = elementwise::quantize;
 
     /// Inputs rounded to brain floats, where they are.
     fn round(row: &mut [f32]) = elementwise::round;
@@ -255,11 +255,6 @@ fn gated_of<L: Lanes>(
 ) {
     let mut sink = Gated { to: out, width: matrices[0].outputs() };
     product::two_products(lanes, matrices, tiles, inputs, &mut sink);
-}
-
-#[inline(always)]
-fn quantize_of<L: Lanes>(_: L, row: &[f32], blocks: &mut [InputBlock]) {
-    elementwise::quantize(row, blocks);
 }
 
 #[cfg(test)]
